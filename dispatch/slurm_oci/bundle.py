@@ -1,0 +1,42 @@
+"""What lies below an image that is a directory: its root file system, its config.json."""
+
+import os
+
+from slurm_oci.problems import ImageBroken
+from slurm_oci.values import Image
+
+
+def opened(image: Image) -> Image:
+    """`image` with its `root`, and for an oci-bundle its `config`. Raises ImageBroken."""
+    if image.kind == "rootfs":
+        return image.replace(root=image.path)
+    path = os.path.join(image.path, "config.json")
+    config = read_config(path)
+    root = config.get("root")
+    if not isinstance(root, dict) or not isinstance(root.get("path"), str):
+        raise ImageBroken(f"`{path}` has no root.path", "a bundle's config.json names its rootfs there")
+    folder = os.path.normpath(os.path.join(image.path, root["path"]))
+    if not os.path.isdir(folder):
+        raise ImageBroken(f"`{path}` names the root `{root['path']}`: there is no directory `{folder}`")
+    return image.replace(root=folder, config=config)
+
+
+def read_config(path: str) -> dict:
+    """The config.json at `path`, any bytes in its texts kept. Raises ImageBroken."""
+    import json  # only bundles pay for it
+
+    try:
+        with open(path, "rb", 0) as file:
+            config = json.loads(os.fsdecode(file.read()))
+    except OSError as error:
+        raise ImageBroken(f"cannot read `{path}`: {error.strerror}") from None
+    except ValueError as error:
+        raise ImageBroken(f"`{path}` is not valid JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ImageBroken(f"`{path}` is not a JSON object")
+    process = config.setdefault("process", {})
+    lists = [process.get("args", []), process.get("env", [])] if isinstance(process, dict) else [0]
+    for texts in lists:
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ImageBroken(f"`{path}`: process.args and process.env must be lists of texts")
+    return config

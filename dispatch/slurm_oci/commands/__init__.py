@@ -1,0 +1,1 @@
+"""The commands of `slurm-oci-plugins`, one a file."""

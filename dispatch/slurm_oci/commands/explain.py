@@ -1,0 +1,111 @@
+"""`slurm-oci-plugins explain IMAGE [-- COMMAND…]`"""
+
+import json
+import shlex
+import sys
+from typing import Any
+
+import click
+
+from slurm_oci.commands.run import without_dashes
+
+SECRET = ("TOKEN", "SECRET", "PASSW", "PASSPHRASE", "CREDENTIAL", "API_KEY", "APIKEY", "PRIVATE_KEY", "AUTH")
+
+
+@click.command("explain", context_settings={"allow_interspersed_args": False})
+@click.option("--json", "as_json", is_flag=True, help="Print an object.")
+@click.argument("image")
+@click.argument("words", metavar="[-- COMMAND...]", nargs=-1, type=click.UNPROCESSED)
+@click.pass_obj
+def command(prefix: str, as_json: bool, image: str, words: tuple[str, ...]) -> None:
+    """What would be done for IMAGE and COMMAND here, and why. Nothing is started.
+
+    Without a COMMAND it is /bin/sh. The settings are taken from this shell's SLURM_OCI_ variables.
+    """
+    from slurm_oci import state
+    from slurm_oci.problems import Problem
+    from slurm_oci.trial import decision_for
+
+    trace: list[tuple[str, str, str]] = []
+    words = without_dashes(words) or ("/bin/sh",)
+    try:
+        shown = as_data(decision_for(prefix, image, words, trace, state.propose), trace)
+    except Problem as problem:
+        shown = {"trace": steps(trace), "error": {"code": problem.code, "lines": problem.lines()}}
+    if as_json:
+        click.echo(json.dumps(shown, indent=2, ensure_ascii=True))
+    else:
+        click.echo("\n".join(as_text(shown)))
+    sys.exit(1 if "error" in shown else 0)
+
+
+def as_data(decision: Any, trace: list) -> dict[str, Any]:
+    """The documented JSON form of a decision."""
+    import os
+
+    plan, job = decision.plan, decision.job
+    given = {name: value for name, value in plan.env.items() if job.env.get(name) != value}
+    box = decision.container
+    return {
+        "image": {"name": decision.image.name, "path": decision.image.path, "kind": decision.image.kind},
+        "runtime": decision.runtime or "user hook",
+        "trace": steps(trace),
+        "mode": plan.mode,
+        "argv": list(plan.argv),
+        "cwd": plan.cwd or os.getcwd(),
+        "env": {"set": masked(given), "unset": sorted(set(job.env) - set(plan.env))},
+        "mounts": [mount.as_dict() for mount in box.mounts] if box else [],
+        "workdir": box.workdir if box else job.cwd,
+        "settings": {
+            name: {"value": value, "from": decision.settings.origins.get(name, "built-in")}
+            for name, value in decision.settings.as_dict().items()
+            if name not in ("origins", "mounts")
+        },
+        "own": masked(dict(box.own)) if box else {},
+        "files": [file.name for file in plan.files],
+        "prepare": [list(argv) for argv in plan.prepare],
+        "cleanup": [list(argv) for argv in plan.cleanup]
+        + ([["remove", decision.private]] if plan.mode == "supervise" else []),
+        "notes": list(decision.notes),
+    }
+
+
+def steps(trace: list) -> list[dict[str, str]]:
+    return [{"step": step, "result": result, "why": why} for step, result, why in trace]
+
+
+def masked(env: dict[str, str]) -> dict[str, str]:
+    """`env` with the values of names that look like secrets hidden."""
+    return {
+        name: "********" if any(part in name.upper() for part in SECRET) else value
+        for name, value in sorted(env.items())
+    }
+
+
+def as_text(shown: dict[str, Any]) -> list[str]:
+    from slurm_oci.problems import visible
+
+    def head(text: str) -> str:
+        return click.style(text, bold=True)
+
+    lines = [head("decision")]
+    for step in shown["trace"]:
+        lines.append(f"  {step['step'] + ':':13}{visible(step['result'])}  ({visible(step['why'])})")
+    if "error" in shown:
+        return [*lines, *shown["error"]["lines"]]
+    lines += [head("command") + f"  ({shown['mode']})"]
+    lines += ["  " + " ".join(shlex.quote(visible(word)) for word in shown["argv"])]
+    lines += [head("mounts")]
+    for mount in shown["mounts"]:
+        how = " read-only" if mount["readonly"] else ""
+        must = "" if mount["wish"] else ", if possible"
+        lines.append(f"  {visible(mount['source'])} -> {visible(mount['target'])}{how}  ({mount['why']}{must})")
+    lines += [f"  working directory: {visible(shown['workdir'])}"]
+    lines += [head("environment of the runtime")]
+    lines += [f"  set    {visible(name)}={visible(value)}" for name, value in shown["env"]["set"].items()]
+    lines += [f"  unset  {visible(name)}" for name in shown["env"]["unset"]]
+    lines += [f"  kept   {visible(name)}={visible(value)}" for name, value in shown["own"].items()]
+    if shown["cleanup"]:
+        lines += [head("afterwards")]
+        lines += ["  " + " ".join(shlex.quote(word) for word in argv) for argv in shown["cleanup"]]
+    return lines + [f"warning: {visible(note)}" for note in shown["notes"]]

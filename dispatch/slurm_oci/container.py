@@ -1,0 +1,188 @@
+"""From request, job, image and settings to the `Container` that every runtime understands."""
+
+import os
+
+from slurm_oci.job import STANDARD_PATH
+from slurm_oci.problems import ArgumentRefused, CommandMissing, RequestMalformed, SettingRefused
+from slurm_oci.rootfs import find_command, resolve
+from slurm_oci.values import TYPE_CHECKING, Container, Image, Job, Mount, Request, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# What an image has its own of: the host's would break programs inside.
+IMAGES_OWN = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT")
+# The profile `slurm`: what Slurm, MPI libraries and GPU drivers read, by the starts of the names.
+SLURMS_OWN = (
+    *("SLURM", "SBATCH_", "SRUN_", "PMI_", "PMI2_", "PMIX_", "OMPI_", "PRTE_", "MPICH_", "MPIR_"),
+    *("I_MPI_", "UCX_", "NCCL_", "FI_", "CUDA_", "NVIDIA_", "ROCR_", "HIP_", "GPU_", "ZE_"),
+    *("OMP_", "TMPDIR"),
+)
+# Directories that every image has its own of: the job's is never laid over them.
+SYSTEM = ("/bin", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/sbin", "/sys", "/usr")
+TOP = ("/", "/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/tmp", "/var", *SYSTEM)
+
+
+def build(request: Request, job: Job, image: Image, settings: Settings) -> Container:
+    """The container that the task asks for. Raises RequestMalformed, CommandMissing."""
+    command = request.command or tuple(image.config.get("process", {}).get("args", ()))
+    if not command and settings.entrypoint == "no":
+        raise RequestMalformed(f"there is no command to run in `{image.name}`", "name one after the image")
+    container = Container(
+        request=request,
+        job=job,
+        image=image,
+        settings=settings,
+        command=command,
+        env=variables(job, settings),
+        mounts=mounts(request, job, settings, command),
+        workdir=settings.workdir or job.cwd,
+    )
+    if image.root and request.step_kind != "batch":
+        container = container.replace(command=command_in(container))
+    return container
+
+
+def variables(job: Job, settings: Settings) -> dict[str, str]:
+    """The container's variables by profile; what the image has its own of is left to it."""
+    kept = {
+        "job": lambda name: name not in IMAGES_OWN,
+        "slurm": lambda name: name.startswith(SLURMS_OWN),
+        "all": lambda name: True,
+        "none": lambda name: False,
+    }[settings.env]
+    return {
+        **{name: value for name, value in job.env.items() if kept(name)},
+        **settings.variables,
+    }
+
+
+def mounts(
+    request: Request, job: Job, settings: Settings, command: tuple[str, ...]
+) -> tuple[Mount, ...]:
+    """The wishes, and of the defaults those whose place is not taken; parents before children."""
+    found = {mount.target: mount for mount in settings.mounts}
+    if request.step_kind == "batch" and command:
+        # Slurm keeps the job script in its spool directory, which no container has.
+        script = command[0]
+        found.setdefault(script, Mount(script, script, True, True, "the batch script"))
+    places = [("/tmp", "/tmp")]
+    if settings.home == "bind":
+        places.append((job.home, "home"))
+    if any(name.startswith("PMIX_") for name in job.env):
+        # The directory that the PMIx server told the task, at the path that it told.
+        places.append((request.spool.rstrip("/"), "the PMIx server's directory"))
+    places.append((job.cwd, "the job's directory"))
+    for place, why in places:
+        wish = why == "home" and settings.wished("home")
+        if is_ours(place) and not any(is_below(place, target) for target in found):
+            found[place] = Mount(place, place, False, wish, why)
+    return tuple(sorted(found.values(), key=lambda mount: mount.target))
+
+
+def is_ours(place: str) -> bool:
+    """Whether the host's directory `place` may be laid over the image's by default."""
+    if place == "/tmp":
+        return True
+    system = any(is_below(place, folder) for folder in SYSTEM)
+    return place not in TOP and not system and place.startswith("/") and os.path.isdir(place)
+
+
+def is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def command_in(container: Container) -> tuple[str, ...]:
+    """The command, checked against the image's root file system.
+
+    `srun` looks a bare name up in PATH on the submit host and passes what it found there
+    (srun(1), "execution line"): an image may have the program elsewhere, or not at all.
+
+    Raises CommandMissing.
+    """
+    program, *arguments = container.command or ("",)
+    root = container.image.root
+    if not program.startswith("/") or any(is_below(program, m.target) for m in container.mounts):
+        return container.command
+    if resolve(root, program)[1]:
+        return container.command
+    path = container.env.get("PATH") or container.image.env.get("PATH") or STANDARD_PATH
+    name = os.path.basename(program)
+    inside = find_command(root, name, path)
+    if inside and container.settings.command == "in-image":
+        return (inside, *arguments)
+    if inside:
+        hint = f"the image has `{inside}`: write that, or set SLURM_OCI_COMMAND=in-image"
+    else:
+        hint = f"the image has no `{name}` in {path}"
+    raise CommandMissing(
+        f"the image `{container.image.name}` has no `{program}`",
+        f"srun looks a bare `{name}` up on the submit host and passes what it finds there; {hint}",
+    )
+
+
+def placed(container: Container) -> tuple[tuple[Mount, ...], tuple[Mount, ...]]:
+    """For runtimes that start from a root directory: the mounts with their targets' links followed
+    in the image, and those among them whose target is not there.
+
+    What would have to be made in another mount's source is left out. Raises SettingRefused for a
+    wish of that kind.
+    """
+    ready: list[Mount] = []
+    lacking = []
+    for mount in container.mounts:
+        outer = next((m for m in reversed(ready) if is_below(mount.target, m.target)), None)
+        if outer:
+            if os.path.exists(outer.source + mount.target[len(outer.target.rstrip("/")) :]):
+                ready.append(mount)
+            elif mount.wish:
+                raise SettingRefused(
+                    f"{mount.why} asks for a mount at `{mount.target}`, which lies in the mount of"
+                    f" `{outer.source}` and is not there",
+                    f"make it: mkdir -p {outer.source}{mount.target[len(outer.target) :]}",
+                )
+            continue
+        target, there = resolve(container.image.root, mount.target)
+        ready.append(mount.replace(target=target))
+        if not there:
+            lacking.append(ready[-1])
+    return tuple(ready), tuple(lacking)
+
+
+def workdir_in(container: Container) -> tuple[str, tuple[str, ...]]:
+    """Where the command starts, seen from the image's root directory and the mounts, and a note
+    if that is not the job's directory. Raises SettingRefused for a wish that cannot be had."""
+    workdir = container.workdir
+    for mount in reversed(container.mounts):
+        if is_below(workdir, mount.target):
+            inside = mount.source + workdir[len(mount.target) :]
+            there = os.path.isdir(inside)
+            break
+    else:
+        inside, there = resolve(container.image.root, workdir)
+        there = there and os.path.isdir(container.image.root + inside)
+    return (workdir, ()) if there else no_workdir(container)
+
+
+def no_workdir(container: Container) -> tuple[str, tuple[str, ...]]:
+    """`/` and a note for a default that cannot be had. Raises SettingRefused for a wish."""
+    workdir = container.workdir
+    if container.workdir_wished:
+        raise SettingRefused(
+            f"{container.settings.origins['workdir']} is `{workdir}`, which is not in"
+            f" `{container.image.name}`",
+            f"mount it, as in SLURM_OCI_MOUNTS={workdir}:{workdir}, or name a directory of the image",
+        )
+    return "/", (f"the command starts in `/`: the image has no `{workdir}`",)
+
+
+def require_utf8(runtime: str, container: Container) -> None:
+    """Raises ArgumentRefused where a word of the command is not UTF-8, for runtimes that would
+    change such a word."""
+    for number, word in enumerate(container.command):
+        if not word.isascii() and any("\udc80" <= sign <= "\udcff" for sign in word):
+            raise ArgumentRefused(
+                f"word {number} of the command is not UTF-8, and `{runtime}` would change it:"
+                f" {ascii(word)}",
+                "charliecloud and unshare carry any bytes: SLURM_OCI_RUNTIME=unshare",
+            )

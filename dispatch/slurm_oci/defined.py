@@ -1,0 +1,31 @@
+"""Runtimes that a site defines in site.toml, by a list of words in oci.conf's letters."""
+
+import os
+
+from slurm_oci.job import STANDARD_PATH
+from slurm_oci.pattern import Fields, words
+from slurm_oci.values import Container, Plan, Runtime
+
+
+def runtime(name: str, run: list[str], accepts: list[str], summary: str) -> Runtime:
+    """The runtime that `[runtimes.NAME]` in site.toml describes; its words were checked there.
+
+    Its process gets the container's variables, with PATH as the job has it.
+    """
+    template = tuple(run)
+
+    def plan(container: Container) -> Plan:
+        spool, env_file = container.request.spool, container.job.env_from
+        fields = Fields.of(
+            container.request.replace(bundle=container.image.path or container.image.name, spool=spool),
+            cwd=container.job.cwd,
+            env_file=env_file if env_file.startswith("/") else "",
+            rootfs=container.image.root,
+        ).replace(command=container.command)
+        argv = words(template, fields)
+        program = container.executables.get(template[0], argv[0])
+        path = container.job.env.get("PATH", STANDARD_PATH)
+        return Plan((program, *argv[1:]), {"PATH": path, **container.env}, container.job.cwd)
+
+    executables = () if os.path.isabs(run[0]) else (run[0],)
+    return Runtime(name, summary, tuple(accepts), plan, executables=executables)

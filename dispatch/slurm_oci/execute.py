@@ -1,0 +1,166 @@
+"""The one module that acts: it becomes the runtime, or stays as its parent and cleans up."""
+
+import _signal as signals  # the C module: `signal` itself would import enum and what that needs
+import os
+import sys
+
+from slurm_oci import state
+from slurm_oci.problems import HookFailed, Problem, RuntimeFailed, RuntimeMissing, StateUnavailable
+from slurm_oci.values import TYPE_CHECKING, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import NoReturn
+
+ALL = range(1, signals.NSIG)
+FROM_TERMINAL = 0x80  # SI_KERNEL: the whole foreground process group has got it, the child too
+
+
+def become(plan: Plan) -> "NoReturn":
+    """Replaces this process by the plan's program. Raises RuntimeMissing, RuntimeFailed."""
+    plain_signals()
+    start(plan.argv, plan.env, plan.cwd)
+
+
+def plain_signals() -> None:
+    """Every signal as at the start of a program: Python ignores some, and exec hands that on."""
+    for number in (signals.SIGPIPE, signals.SIGXFSZ, signals.SIGCHLD, signals.SIGINT):
+        signals.signal(number, signals.SIG_DFL)
+    signals.pthread_sigmask(signals.SIG_SETMASK, ())
+
+
+def start(argv: tuple[str, ...], env: "Mapping[str, str]", cwd: str) -> "NoReturn":
+    try:
+        if cwd:
+            os.chdir(cwd)
+        os.execve(argv[0], argv, env)
+    except FileNotFoundError:
+        raise RuntimeMissing(
+            f"cannot start `{argv[0]}`: it, or the interpreter in its first line, is not there"
+        ) from None
+    except OSError as error:
+        hint = ""
+        if error.errno == 7:  # E2BIG
+            hint = "the command and the environment together are too long for the kernel (execve(2))"
+        raise RuntimeFailed(f"cannot start `{argv[0]}`: {error.strerror}", *filter(None, [hint])) from None
+    except ValueError as error:
+        raise RuntimeFailed(f"cannot start `{argv[0]}`: {error}") from None
+
+
+def supervise(plan: Plan, private: str) -> int:
+    """Carries out the plan in the private directory, waits, cleans up. The exit status.
+
+    Signals sent to this process reach the container; those that the terminal sends to the whole
+    foreground group are not sent twice.
+    """
+    signals.pthread_sigmask(signals.SIG_BLOCK, ALL)
+    try:
+        write(plan, private)
+        for argv in plan.prepare:
+            status = run(argv, plan.env, plan.cwd)
+            if status:
+                raise RuntimeFailed(f"preparing failed: `{' '.join(argv)}` ended with {status}")
+        return run(plan.argv, plan.env, plan.cwd)
+    finally:
+        for argv in plan.cleanup:
+            run(argv, plan.env, plan.cwd, quiet=True)
+        state.remove(private)
+
+
+def write(plan: Plan, private: str) -> None:
+    """Makes the plan's folders, links and files. Raises StateUnavailable."""
+    try:
+        for folder in plan.folders:
+            os.mkdir(os.path.join(private, folder), 0o700)
+        for name, target in plan.links:
+            os.symlink(target, os.path.join(private, name))
+        for file in plan.files:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            descriptor = os.open(os.path.join(private, file.name), flags, file.mode)
+            with open(descriptor, "wb", 0) as out:
+                out.write(file.content)
+    except OSError as error:
+        raise StateUnavailable(f"cannot write `{error.filename}`: {error.strerror}") from None
+
+
+def run(argv: tuple[str, ...], env: "Mapping[str, str]", cwd: str, quiet: bool = False) -> int:
+    """Runs one command to its end; signals to this process go on to it. Its exit status."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        run_child(argv, env, cwd, quiet)
+    while True:
+        got = signals.sigwaitinfo(ALL)
+        if got.si_signo == signals.SIGCHLD:
+            status = reap(child)
+            if status is not None:
+                return status
+        elif got.si_code != FROM_TERMINAL:
+            try:
+                os.kill(child, got.si_signo)
+            except ProcessLookupError:
+                pass
+
+
+def run_child(argv: tuple[str, ...], env: "Mapping[str, str]", cwd: str, quiet: bool) -> "NoReturn":
+    try:
+        if quiet:
+            null = os.open(os.devnull, os.O_RDWR)
+            for descriptor in (0, 1, 2):
+                os.dup2(null, descriptor)
+        plain_signals()
+        start(argv, env, cwd)
+    except Problem as problem:
+        report(problem)
+        os._exit(problem.status)
+    except BaseException:
+        os._exit(125)
+
+
+def reap(child: int) -> "int | None":
+    """Collects every child that has ended; the exit status if `child` is among them.
+
+    If it was stopped (by the terminal), this process stops as well, so that its parent sees it.
+    """
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+        except ChildProcessError:
+            return None
+        if pid == 0:
+            return None
+        if os.WIFSTOPPED(status):
+            if pid == child:
+                os.kill(os.getpid(), signals.SIGSTOP)
+                os.kill(child, signals.SIGCONT)
+        elif pid == child:
+            code = os.waitstatus_to_exitcode(status)
+            return 128 - code if code < 0 else code
+
+
+def become_hook(plan: Plan) -> "NoReturn":
+    """Replaces this process by the user's hook. Raises HookFailed."""
+    try:
+        become(plan)
+    except (RuntimeMissing, RuntimeFailed) as problem:
+        failed = HookFailed(problem.message, "look at the first line of ~/.slurm-oci-run")
+        failed.status = problem.status
+        raise failed from None
+
+
+def report(problem: Problem) -> None:
+    """Prints a problem where the user sees it. The one place that prints errors."""
+    tell("\n".join(problem.lines()))
+
+
+def warn(note: str) -> None:
+    from slurm_oci.problems import visible
+
+    tell(f"slurm-oci: warning: {visible(note)}")
+
+
+def tell(text: str) -> None:
+    try:
+        os.write(2, (text + "\n").encode(errors="surrogateescape"))
+    except OSError:  # a closed or full stderr must not change the exit status
+        pass

@@ -1,0 +1,99 @@
+"""The task's own environment and place, wherever this version of Slurm put them.
+
+`RunTimeRun` is started in slurmd's environment, not the job's. With `CreateEnvFile` in oci.conf
+Slurm writes the job's into a file: `%m/task-%t/environment` from 25.05 on, `%m/environment` before.
+"""
+
+import os
+import pwd
+
+from slurm_oci.problems import EnvironmentUnreadable
+from slurm_oci.values import TYPE_CHECKING, Job, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+OWN = ("SLURM_OCI_LINE", "SLURM_OCI_HOOK")  # ours alone: gone before anything is started
+WITHOUT_HOOK = "skip"  # SLURM_OCI_HOOK, as slurm-oci-run-default sets it outside a hook
+
+
+def mark(request: Request) -> str:
+    """What SLURM_OCI_HOOK holds while the user's hook of this very task runs."""
+    return f"{request.job}.{request.step}.{request.task}"
+
+
+def read(request: Request, environ: "Mapping[str, str]", trace: list) -> Job:
+    """The job context of `request`, for a process started in `environ`.
+
+    Raises EnvironmentUnreadable, where the file is there and cannot be read.
+    """
+    user, home, shell = passwd_entry(request)
+    env, source, why = environment(request, environ)
+    if env is None:
+        env = {
+            **{"HOME": home, "USER": user, "LOGNAME": user, "SHELL": shell, "PATH": STANDARD_PATH},
+            **{"SLURM_JOB_ID": str(request.job), "SLURM_STEP_ID": str(request.step)},
+            **{"SLURM_LOCALID": str(request.task)},
+        }
+    trace.append(("environment", source, why))
+    env = {name: value for name, value in env.items() if name not in OWN}
+    return Job(env, source, os.getcwd(), user, home, shell)
+
+
+def environment(
+    request: Request, environ: "Mapping[str, str]"
+) -> "tuple[dict[str, str] | None, str, str]":
+    """The job's variables, where they were found, and why there; None where they are nowhere."""
+    found, source, why = outside_hook(request, environ)
+    if environ.get("SLURM_OCI_HOOK") != mark(request):
+        return found, source, why
+    # Shells drop what no shell variable can be called, exported functions of bash among them.
+    lost = {name: value for name, value in (found or {}).items() if not name.isidentifier()}
+    return {**lost, **environ}, "process", "the user's hook handed back: its environment counts"
+
+
+def outside_hook(
+    request: Request, environ: "Mapping[str, str]"
+) -> "tuple[dict[str, str] | None, str, str]":
+    for path in (
+        os.path.join(request.spool, f"task-{request.task}", "environment"),
+        os.path.join(request.spool, "environment"),
+    ):
+        try:
+            with open(path, "rb", 0) as file:
+                return parse(file.read()), path, "CreateEnvFile is set in oci.conf"
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise EnvironmentUnreadable(
+                f"cannot read the job's environment in `{path}`: {error.strerror}",
+                "slurmd makes this file for the job's user: look at the modes of its spool directory",
+            ) from None
+    if environ.get("SLURM_JOB_ID") == str(request.job):
+        return dict(environ), "process", "this Slurm starts the entry point in the job's environment"
+    return (
+        None,
+        "arguments",
+        "no environment file: the job's variables are lost."
+        " Set CreateEnvFile=null in oci.conf, as `slurm-oci-plugins oci-conf` does",
+    )
+
+
+def parse(content: bytes) -> dict[str, str]:
+    """The variables in a NUL- or newline-separated environment file (oci.conf(5), CreateEnvFile).
+
+    In the newline form Slurm leaves out variables that contain a newline.
+    """
+    separator = b"\0" if b"\0" in content else b"\n"
+    pairs = (os.fsdecode(entry).partition("=") for entry in content.split(separator))
+    return {name: value for name, equals, value in pairs if equals and name}
+
+
+def passwd_entry(request: Request) -> tuple[str, str, str]:
+    """Name, home and shell of the effective user. Never from $HOME: slurmd's may be root's."""
+    try:
+        entry = pwd.getpwuid(os.geteuid())
+    except KeyError:  # a directory service that does not answer on this node
+        return request.user, "/", "/bin/sh"
+    return entry.pw_name, entry.pw_dir, entry.pw_shell or "/bin/sh"

@@ -1,0 +1,197 @@
+"""One task's story, from the words that Slurm passes to a running container."""
+
+import os
+import sys
+
+from slurm_oci import catalog as catalogs
+from slurm_oci import container, execute, hook, image, job, request, settings, state
+from slurm_oci.choose import choose
+from slurm_oci.problems import PluginFailed, Problem, RequestMalformed, SettingRefused
+from slurm_oci.values import TYPE_CHECKING, Container, Image, Job, Plan, Request, Runtime, Settings, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+
+class Decision(Value):
+    """What is done for one task, and how that was found. `runtime` is empty for the user's hook."""
+
+    request: Request
+    job: Job
+    image: Image
+    settings: Settings
+    runtime: str
+    plan: Plan
+    private: str = ""
+    container: "Container | None" = None
+    notes: tuple[str, ...] = ()
+
+
+def main(words: "Sequence[str]", prefix: str) -> int:
+    """The entry point: does what `words` ask for, or says why not. Returns only on a failure or
+    after a supervised task; the exit status."""
+    trace: list[tuple[str, str, str]] = []
+    environ = dict(os.environ)
+    try:
+        asked = request.read(words, environ)
+        told = job.read(asked, environ, trace)
+        asked = resolve_bundle(asked, told)
+        catalog = catalogs.read(prefix) or catalogs.build(prefix)
+        decision = decide(asked, told, environ, catalog, prefix, trace, state.make)
+        return carry_out(decision, trace)
+    except Problem as problem:
+        if os.environ.get("SLURM_OCI_DEBUG") == "1":
+            show(trace)
+        execute.report(problem)
+        return problem.status
+
+
+def resolve_bundle(asked: Request, told: Job) -> Request:
+    """`asked` with the bundle from the job's environment, where oci.conf passes `-` for it.
+
+    Slurm sets SLURM_CONTAINER in that file to what --container says, for every kind of step.
+    """
+    if asked.bundle != request.FROM_LINE or "SLURM_OCI_LINE" not in os.environ:
+        return asked
+    if "SLURM_CONTAINER" not in told.env:
+        raise RequestMalformed(
+            "oci.conf passes `-` for the image, and the job's environment has no SLURM_CONTAINER"
+            f" (it was taken from: {told.env_from})",
+            "that form needs CreateEnvFile=null in oci.conf; `slurm-oci-plugins oci-conf` prints it",
+        )
+    return asked.replace(bundle=told.env["SLURM_CONTAINER"])
+
+
+def decide(
+    asked: Request,
+    told: Job,
+    environ: "Mapping[str, str]",
+    catalog: "Mapping[str, Any]",
+    prefix: str,
+    trace: list,
+    private_directory: "Any",
+) -> Decision:
+    """What to do for the task. Starts nothing; `private_directory(request, base)` gives the path
+    of the task's private directory, if the runtime chosen needs one."""
+    site = catalog["site"]
+    of_job, notes = settings.of_job(told.env)
+    found = look_for_hook(asked, told, environ, site, of_job, trace, notes)
+    if found:
+        combined = settings.combine([("job", of_job)], told.cwd)
+        plan = Plan(found.argv(asked), {**told.env, "SLURM_OCI_HOOK": job.mark(asked)})
+        return Decision(asked, told, Image(asked.bundle, ""), combined, "", plan, notes=tuple(notes))
+
+    picture = image.classify(asked.bundle, told.cwd)
+    layers: list[tuple[str, Mapping[str, Any]]] = [("site.toml", site["defaults"])]
+    if picture.kind == "environment":
+        from slurm_oci import definition
+
+        defined = definition.read(picture.path)
+        layers.append((picture.path, defined.settings))
+        trace.append(("definition", picture.path, f"names the image {defined.image}"))
+        picture = image.classify(defined.image, told.cwd)
+    trace.append(("image", picture.kind, f"`{picture.name}`, by what it holds"))
+    wanted = settings.combine([*layers, ("job", of_job)], told.cwd)
+    name, executables = choose(asked, told, picture, wanted, catalog, trace, environ.get("PATH", ""))
+    runtime = catalogs.load(name, catalog, prefix)
+    refuse_what_is_not_carried(runtime, wanted)
+    if picture.kind in ("rootfs", "oci-bundle"):
+        from slurm_oci import bundle
+
+        picture = bundle.opened(picture)
+    box = container.build(asked, told, picture, wanted).replace(
+        own={k: v for k, v in told.env.items() if runtime.variables and k.startswith(runtime.variables)},
+        executables=executables,
+        probed=catalogs.probed(runtime, executables, catalog),
+        prefix=prefix,
+    )
+    private = private_directory(asked, site["state"]) if runtime.private else ""
+    try:
+        plan = planned(runtime, box.replace(private=private))
+    except BaseException:
+        if private:
+            state.remove(private)
+        raise
+    notes += plan.notes
+    return Decision(asked, told, picture, wanted, name, plan, private, box, tuple(notes))
+
+
+def look_for_hook(
+    asked: Request,
+    told: Job,
+    environ: "Mapping[str, str]",
+    site: "Mapping[str, Any]",
+    of_job: "Mapping[str, str]",
+    trace: list,
+    notes: list[str],
+) -> "hook.Hook | None":
+    """The user's own script, where it is to be run. Raises HookUnsafe."""
+    why = ""
+    if environ.get("SLURM_OCI_HOOK") == job.mark(asked):
+        why = "it is the user's hook that calls"
+    elif environ.get("SLURM_OCI_HOOK") == job.WITHOUT_HOOK:
+        why = "called as slurm-oci-run-default"
+    elif not site["user_hook"]:
+        why = "user_hook = false in site.toml"
+    elif of_job.get("user_hook") == "no":
+        why = "SLURM_OCI_USER_HOOK=no"
+    if why:
+        trace.append(("hook", "no", why))
+        return None
+    judgement = hook.find(told.home, asked.uid)
+    if judgement.hook:
+        trace.append(("hook", judgement.hook.path, "there and safe: it takes over"))
+    else:
+        trace.append(("hook", "no", judgement.warning or f"no {told.home}/{hook.NAME}"))
+        notes += [judgement.warning] if judgement.warning else []
+    return judgement.hook
+
+
+def refuse_what_is_not_carried(runtime: Runtime, wanted: Settings) -> None:
+    """Raises SettingRefused for the first wish that the runtime has no means for."""
+    for name, label in wanted.origins.items():
+        value = getattr(wanted, name)
+        if value == getattr(Settings, name) or name in ("runtime", "env", "command", "user_hook", "debug"):
+            continue
+        wish = name if name in ("mounts", "workdir", "variables") else f"{name}={value}"
+        if wish not in runtime.carries:
+            raise SettingRefused(
+                f"{label} asks for `{wish}`, which `{runtime.name}` cannot do",
+                f"`slurm-oci-plugins show {runtime.name}` lists what it can",
+            )
+
+
+def planned(runtime: Runtime, box: Container) -> Plan:
+    """The runtime's plan; a plugin's mistake is named as such."""
+    try:
+        return runtime.plan(box)
+    except Problem:
+        raise
+    except Exception as error:
+        raise PluginFailed(
+            f"the plugin of `{runtime.name}` failed: {type(error).__name__}: {error}",
+            "tell its author; `slurm-oci-plugins list` shows where it comes from",
+        ) from None
+
+
+def carry_out(decision: Decision, trace: list) -> int:
+    if decision.settings.debug == "1":
+        show(trace)
+    for note in decision.notes:
+        execute.warn(note)
+    if decision.plan.mode == "supervise":
+        return execute.supervise(decision.plan, decision.private)
+    if not decision.runtime:
+        execute.become_hook(decision.plan)
+    execute.become(decision.plan)
+
+
+def show(trace: list) -> None:
+    """The decision trace on stderr, a line a step."""
+    execute.tell("\n".join(f"slurm-oci: {step}: {result} ({why})" for step, result, why in trace))
+
+
+def run(prefix: str) -> int:
+    """What `PREFIX/run` calls: `main` on this process's own words."""
+    return main(sys.argv[1:], prefix)

@@ -1,0 +1,191 @@
+"""Asking the plugins: the admin's side, and the dispatcher's where there is no catalog."""
+
+import inspect
+import os
+from collections.abc import Iterator
+from importlib import metadata
+from types import ModuleType
+from typing import Any
+
+import attrs
+import pluggy
+
+from slurm_oci import catalog, hookspecs, site
+from slurm_oci.choose import ORDER
+from slurm_oci.defined import runtime as defined_runtime
+from slurm_oci.image import KINDS
+from slurm_oci.problems import nearest
+from slurm_oci.values import Runtime
+
+BUILT_IN = "slurm-oci"
+
+
+class Manager(pluggy.PluginManager):
+    """pluggy, except that a hook implementation is known by its name alone (as pytest's are)."""
+
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> Any:
+        found = super().parse_hookimpl_opts(plugin, name)
+        if found is None and name.startswith(hookspecs.PREFIX):
+            if inspect.isroutine(getattr(plugin, name, None)):
+                return {}
+        return found
+
+
+@attrs.frozen
+class Aside:
+    """A plugin, or a runtime of one, that is not used, and why."""
+
+    name: str
+    source: str
+    reason: str
+
+
+@attrs.frozen
+class Found:
+    """A runtime and where it comes from."""
+
+    runtime: Runtime
+    source: str  # a distribution and its version, a drop-in's path, or site.toml's
+    origin: dict[str, Any]  # what `catalog.load` needs to get it again
+
+
+@attrs.frozen
+class Gathered:
+    """Everything that plugins and site.toml say."""
+
+    prefix: str
+    site: "site.Site"
+    found: tuple[Found, ...]
+    aside: tuple[Aside, ...]
+    made_from: tuple[str, ...]
+
+    def order(self) -> list[str]:
+        """The names of the runtimes in the order in which they are tried."""
+        names = [found.runtime.name for found in self.found]
+        known = self.site.order or ORDER
+        rest = [name for name in names if name not in known]
+        last = [name for name in known if name == "unshare"] if not self.site.order else []
+        first = [name for name in known if name in names and name not in last]
+        return [*first, *rest, *last]
+
+    def catalog(self, probed: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The catalog: plain data, as `catalog.read` gives it."""
+        by_name = {found.runtime.name: found for found in self.found}
+        return {
+            "format": catalog.FORMAT,
+            "made_from": [(path, catalog.signature(path)) for path in self.made_from],
+            "site": self.site.plain(),
+            "order": self.order(),
+            "runtimes": {name: entry(by_name[name]) for name in self.order()},
+            "probed": probed or {},
+        }
+
+
+def entry(found: Found) -> dict[str, Any]:
+    runtime = found.runtime
+    return {
+        "summary": runtime.summary,
+        "source": found.source,
+        "accepts": list(runtime.accepts),
+        "executables": list(runtime.executables),
+        **found.origin,
+    }
+
+
+def gather(prefix: str) -> Gathered:
+    """Asks every plugin of the installation in `prefix`. One that fails harms only itself.
+
+    Raises SiteInvalid.
+    """
+    settings = site.read(os.path.join(prefix, site.NAME))
+    found: list[Found] = []
+    aside: list[Aside] = []
+    made_from = [os.path.join(prefix, name) for name in (site.NAME, "plugins.d")]
+    manager = Manager(hookspecs.GROUP)
+    manager.add_hookspecs(hookspecs)
+    for name, source, origin, load in plugins(prefix, made_from):
+        try:
+            runtimes = ask(manager, name, load())
+        except BaseException as error:  # a plugin may even raise SystemExit
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            aside.append(Aside(name, source, reason(error)))
+            continue
+        for runtime in runtimes:
+            fault = fault_of(runtime, found)
+            if fault:
+                aside.append(Aside(str(getattr(runtime, "name", name)), source, fault))
+            else:
+                found.append(Found(runtime, source, origin))
+    for name, definition in settings.runtimes.items():
+        summary = definition.summary or f"defined in {site.NAME}: {' '.join(definition.run)}"
+        runtime = defined_runtime(name, definition.run, definition.accepts, summary)
+        fault = fault_of(runtime, found)
+        path = os.path.join(prefix, site.NAME)
+        if fault:
+            aside.append(Aside(name, path, fault))
+        else:
+            found.append(Found(runtime, path, {"run": definition.run}))
+    return Gathered(prefix, settings, tuple(found), tuple(aside), tuple(made_from))
+
+
+def plugins(prefix: str, made_from: list[str]) -> Iterator[tuple[str, str, dict[str, Any], Any]]:
+    """Every plugin's name, source, origin and loader: built-in ones first, drop-ins last."""
+    points = metadata.entry_points(group=hookspecs.GROUP)
+
+    def rank(point: metadata.EntryPoint) -> tuple[bool, str, str]:
+        distribution = point.dist.name if point.dist else ""
+        return distribution != BUILT_IN, distribution, point.name
+
+    for point in sorted(points, key=rank):
+        source = f"{point.dist.name} {point.dist.version}" if point.dist else "?"
+        yield point.name, source, {"module": point.module}, point.load
+    folder = os.path.join(prefix, "plugins.d")
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    for name in names:
+        path = os.path.join(folder, name)
+        if name.endswith(".py"):
+            made_from.append(path)
+            yield name, path, {"file": path}, lambda path=path: catalog.from_file(path)
+
+
+def ask(manager: Manager, name: str, module: ModuleType) -> list[Runtime]:
+    """The runtimes of one plugin. Raises whatever the plugin raises, or what pluggy finds wrong."""
+    if not hasattr(module, "slurm_oci_runtimes"):
+        near = nearest("slurm_oci_runtimes", [name for name in dir(module) if "oci" in name])
+        meant = f"; `{near}` is no hook" if near else ""
+        raise ValueError(f"it does not define slurm_oci_runtimes(){meant}")
+    manager.register(module, name)
+    try:
+        manager.check_pending()
+        return [
+            runtime
+            for implementation in manager.hook.slurm_oci_runtimes.get_hookimpls()
+            if implementation.plugin is module
+            for runtime in implementation.function()
+        ]
+    finally:
+        manager.unregister(module)
+
+
+def reason(error: BaseException) -> str:
+    if isinstance(error, SyntaxError):
+        return f"line {error.lineno}: {error.msg}"
+    text = str(error).strip() or "no message"
+    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
+
+
+def fault_of(runtime: Any, found: list[Found]) -> str:
+    """What keeps `runtime` from being used beside those `found`; empty for nothing."""
+    if not isinstance(runtime, Runtime):
+        return f"slurm_oci_runtimes() gave {type(runtime).__name__}, not a Runtime"
+    unknown = [kind for kind in runtime.accepts if kind not in KINDS]
+    if unknown:
+        near = nearest(unknown[0], list(KINDS))
+        return f"there is no image kind `{unknown[0]}`" + (f"; did you mean `{near}`?" if near else "")
+    if not callable(runtime.plan):
+        return "its plan is no function"
+    for other in found:
+        if other.runtime.name == runtime.name:
+            return f"the name `{runtime.name}` is taken by {other.source}"
+    return ""

@@ -1,0 +1,119 @@
+"""What job, environment definition and site ask for, laid over one another.
+
+Every layer speaks the same names: `SLURM_OCI_WORKDIR` in the job's environment, `workdir` in an
+environment definition and under `[defaults]` in site.toml. Mounts add up; of everything else the
+later layer wins: built-in, site, definition, job.
+"""
+
+import os
+
+from slurm_oci.problems import SettingInvalid, nearest
+from slurm_oci.values import TYPE_CHECKING, Mount, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+PREFIX = "SLURM_OCI_"
+CHOICES = {
+    "home": ("bind", "none"),
+    "env": ("job", "slurm", "all", "none"),
+    "writable": ("no", "tmp", "yes"),
+    "entrypoint": ("no", "yes"),
+    "gpu": ("auto", "nvidia", "amd", "none"),
+    "slurm": ("no", "yes"),
+    "share": ("task", "node"),
+    "command": ("as-given", "in-image"),
+    "user_hook": ("yes", "no"),
+    "debug": ("0", "1"),
+}
+TEXTS = ("runtime", "workdir", "mounts")
+NAMES = (*TEXTS, *CHOICES)
+
+
+def of_job(env: "Mapping[str, str]") -> tuple[dict[str, str], list[str]]:
+    """The settings in the job's environment, and a warning for each name that is none."""
+    known = {PREFIX + name.upper(): name for name in NAMES}
+    found, warnings = {}, []
+    for variable in env:
+        if not variable.startswith(PREFIX):
+            continue
+        if variable in known:
+            found[known[variable]] = env[variable]
+        else:
+            near = nearest(variable, list(known))
+            meant = f"; did you mean `{near}`?" if near else ""
+            warnings.append(f"`{variable}` is no setting of this version{meant}")
+    return found, warnings
+
+
+def combine(layers: "Iterable[tuple[str, Mapping[str, Any]]]", cwd: str) -> Settings:
+    """The settings that `layers`, (where it comes from, its values) from the lowest to the
+    highest, make together. `cwd`: what relative mount sources start from.
+
+    Raises SettingInvalid.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    mounts: list[Mount] = []
+    for origin, layer in layers:
+        for name, value in layer.items():
+            label = PREFIX + name.upper() if origin == "job" else f"`{name}` in {origin}"
+            if name == "mounts":
+                mounts += read_mounts(value, label, cwd)
+            elif name in CHOICES and value not in CHOICES[name]:
+                raise SettingInvalid(
+                    f"{label} is `{value}`: expected " + " or ".join(f"`{c}`" for c in CHOICES[name])
+                )
+            elif name == "workdir" and value and not value.startswith("/"):
+                raise SettingInvalid(f"{label} is `{value}`: expected a path that starts with `/`")
+            elif name != "variables" and value == "":
+                continue  # an empty variable asks for nothing
+            else:
+                values[name] = value
+            origins[name] = label
+    return Settings(**{**values, "mounts": tuple(mounts), "origins": origins})
+
+
+def read_mounts(value: "str | Iterable[str]", label: str, cwd: str) -> list[Mount]:
+    """The mounts in `src:dst[:ro]`, separated by comma or newline; `\\` takes the next sign as it is.
+
+    Raises SettingInvalid.
+    """
+    texts = split(value, ",\n") if isinstance(value, str) else value
+    return [read_mount(text, label, cwd) for text in texts if text]
+
+
+def read_mount(text: str, label: str, cwd: str) -> Mount:
+    parts = [unescape(part) for part in split(text, ":")]
+    how = "a mount is written SOURCE:TARGET or SOURCE:TARGET:ro; `\\:` and `\\,` stand for the signs"
+    if len(parts) not in (2, 3) or not all(parts):
+        raise SettingInvalid(f"{label} has the mount `{text}`: expected two or three parts", how)
+    if parts[2:] not in ([], ["ro"], ["rw"]):
+        raise SettingInvalid(f"{label} has the mount `{text}`: `{parts[2]}` is no flag", how)
+    source = os.path.normpath(os.path.join(cwd, parts[0]))
+    if not parts[1].startswith("/"):
+        raise SettingInvalid(f"{label} has the mount `{text}`: its target must start with `/`", how)
+    if not os.path.exists(source):
+        raise SettingInvalid(f"{label} has the mount `{text}`: there is no `{source}` on this node")
+    return Mount(source, os.path.normpath(parts[1]), parts[2:] == ["ro"], True, label)
+
+
+def split(text: str, separators: str) -> list[str]:
+    """`text` cut at each of `separators` that no `\\` precedes; the escapes stay."""
+    pieces, start, i = [], 0, 0
+    while i < len(text):
+        if text[i] == "\\":
+            i += 1
+        elif text[i] in separators:
+            pieces.append(text[start:i])
+            start = i + 1
+        i += 1
+    return [*pieces, text[start:]]
+
+
+def unescape(text: str) -> str:
+    out, signs = "", iter(text)
+    for sign in signs:
+        out += next(signs, "\\") if sign == "\\" else sign
+    return out

@@ -1,0 +1,34 @@
+"""A task without Slurm: what `explain` and `run` decide about."""
+
+import os
+import socket
+from typing import Any
+
+from slurm_oci import catalog, job
+from slurm_oci.main import Decision, decide
+from slurm_oci.values import Job, Request
+
+NO_JOB = 0
+
+
+def request_for(image: str, command: tuple[str, ...]) -> tuple[Request, Job]:
+    """The request and the job context that a first task of this user would have here.
+
+    Inside a job they are that job's: `explain` shows what a step of it would get.
+    """
+    env = {name: value for name, value in os.environ.items() if name not in job.OWN}
+    here = int(env.get("SLURM_JOB_ID") or NO_JOB)
+    node = env.get("SLURMD_NODENAME") or socket.gethostname().partition(".")[0]
+    blank = Request(image, "", "", os.geteuid(), node, here, 0, 0, command)
+    user, home, shell = job.passwd_entry(blank)
+    return blank.replace(user=user), Job(env, "process", os.getcwd(), user, home, shell)
+
+
+def decision_for(
+    prefix: str, image: str, command: tuple[str, ...], trace: list, private_directory: Any
+) -> Decision:
+    """What would be done for `image` and `command`. Raises Problem."""
+    request, context = request_for(image, command)
+    trace.append(("environment", "process", "no Slurm: this shell's variables are the job's"))
+    made = catalog.read(prefix) or catalog.build(prefix)
+    return decide(request, context, dict(os.environ), made, prefix, trace, private_directory)

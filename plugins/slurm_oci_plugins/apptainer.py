@@ -1,0 +1,64 @@
+"""Apptainer: directories, bundles, SIF and squashfs files, without root."""
+
+import subprocess
+
+from slurm_oci import Container, Plan, Runtime
+from slurm_oci.container import IMAGES_OWN, STANDARD_PATH, require_utf8
+
+
+def slurm_oci_runtimes() -> list[Runtime]:
+    return [
+        Runtime(
+            name="apptainer",
+            summary="Apptainer, the Linux Foundation's: SIF, squashfs, directories",
+            accepts=("sif", "squashfs", "rootfs", "oci-bundle", "reference"),
+            executables=("apptainer",),
+            plan=plan,
+            carries=(
+                *("mounts", "workdir", "variables", "home=none", "slurm=yes", "entrypoint=yes"),
+                *("writable=tmp", "writable=yes", "gpu=nvidia", "gpu=amd", "gpu=none"),
+            ),
+            variables=("APPTAINER_", "APPTAINERENV_", "SINGULARITY_", "SINGULARITYENV_"),
+            probe=probe,
+        )
+    ]
+
+
+def probe(executable: str) -> dict[str, bool]:
+    """Which of the options that came and went this version knows (`apptainer help exec`)."""
+    found = subprocess.run([executable, "help", "exec"], capture_output=True, text=True, check=False)
+    return {"cwd": "--cwd" in found.stdout}
+
+
+def plan(container: Container) -> Plan:
+    return plan_for(container, "apptainer", "APPTAINERENV_")
+
+
+def plan_for(container: Container, name: str, env_prefix: str) -> Plan:
+    require_utf8(name, container)
+    settings, image = container.settings, container.image
+    options = ["-s", "run", "--no-eval"] if settings.entrypoint == "yes" else ["-s", "exec"]
+    if settings.home == "none":
+        options += ["--no-home"]
+    options += {"no": [], "tmp": ["--writable-tmpfs"], "yes": ["--writable"]}[settings.writable]
+    options += {"nvidia": ["--nv"], "amd": ["--rocm"]}.get(settings.gpu, [])
+    for mount in container.mounts:
+        # Home, /tmp and the job's directory apptainer binds itself, if it can and the site lets it.
+        if mount.wish or mount.why not in ("home", ""):
+            options += ["--mount", mount_text(mount.source, mount.target, mount.readonly)]
+    options += ["--cwd" if container.probed.get("cwd", True) else "--pwd", container.workdir]
+    env = {**image.env, **container.env, **container.own}
+    # What apptainer takes for its own process is told to the container by another name.
+    for variable in IMAGES_OWN:
+        if variable in env:
+            env[env_prefix + variable] = env.pop(variable)
+    env = {"PATH": STANDARD_PATH, "HOME": container.job.home, "USER": container.job.user, **env}
+    argv = (container.executables[name], *options, image.root or image.path or image.name)
+    return Plan((*argv, *container.command), env)
+
+
+def mount_text(source: str, target: str, readonly: bool) -> str:
+    """A bind mount for `--mount`, whose value is a line of CSV."""
+    fields = ["type=bind", f"src={source}", f"dst={target}", *(["ro"] if readonly else [])]
+    quoted = ['"' + field.replace('"', '""') + '"' if set(field) & set('",\n') else field for field in fields]
+    return ",".join(quoted)

@@ -1,0 +1,23 @@
+"""crun: OCI bundles, each task from a copy of the bundle's config.json."""
+
+from slurm_oci import Container, Plan, Runtime
+from slurm_oci_plugins import oci
+
+
+def slurm_oci_runtimes() -> list[Runtime]:
+    return [
+        Runtime(
+            name="crun",
+            summary="crun, the OCI runtime in C: bundles",
+            accepts=("oci-bundle",),
+            executables=("crun",),
+            plan=plan,
+            carries=("mounts", "workdir", "variables", "home=none", "slurm=yes", "writable=yes", "gpu=none"),
+            private=True,
+        )
+    ]
+
+
+def plan(container: Container) -> Plan:
+    # The job stays in the control group that Slurm gave it.
+    return oci.plan_for(container, "crun", ("--cgroup-manager=disabled",))

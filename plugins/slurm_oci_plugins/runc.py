@@ -1,0 +1,23 @@
+"""runc: OCI bundles, each task from a copy of the bundle's config.json."""
+
+from slurm_oci import Container, Plan, Runtime
+from slurm_oci_plugins import oci
+
+
+def slurm_oci_runtimes() -> list[Runtime]:
+    return [
+        Runtime(
+            name="runc",
+            summary="runc, the reference OCI runtime: bundles",
+            accepts=("oci-bundle",),
+            executables=("runc",),
+            plan=plan,
+            carries=("mounts", "workdir", "variables", "home=none", "slurm=yes", "writable=yes", "gpu=none"),
+            private=True,
+        )
+    ]
+
+
+def plan(container: Container) -> Plan:
+    # rootless: control groups that it may not write are passed over.
+    return oci.plan_for(container, "runc", ("--rootless=true",))

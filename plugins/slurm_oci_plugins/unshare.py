@@ -1,0 +1,75 @@
+"""The built-in fallback: a user and a mount namespace of the kernel's, and nothing else.
+
+It runs root file system directories and bundles on a node that has no container runtime at all.
+The namespaces are made by `enter.py` beside this file, from the operations planned here.
+"""
+
+import os
+import sys
+
+from slurm_oci import Container, Mount, Plan, Runtime
+from slurm_oci.container import IMAGES_OWN, STANDARD_PATH, placed, workdir_in
+from slurm_oci.rootfs import covers
+
+# Of the host's own, in every container: kernel interfaces, and how names are looked up.
+HOST = ("/dev", "/proc", "/sys", "/etc/hosts", "/etc/resolv.conf")
+
+
+def slurm_oci_runtimes() -> list[Runtime]:
+    return [
+        Runtime(
+            name="unshare",
+            summary="built-in fallback: user and mount namespaces of the kernel, no state",
+            accepts=("rootfs", "oci-bundle"),
+            plan=plan,
+            carries=(
+                *("mounts", "workdir", "variables", "home=none", "slurm=yes"),
+                *("writable=tmp", "writable=yes", "gpu=none"),
+            ),
+        )
+    ]
+
+
+def plan(container: Container) -> Plan:
+    root = container.image.root
+    container = container.replace(mounts=with_host(container.mounts, root))
+    mounts, lacking = placed(container)
+    workdir, notes = workdir_in(container)
+    keep = container.settings.writable == "no"  # nothing in the container may be written
+    operations = ["image", container.settings.writable, root]
+    fresh = []
+    for cover in covers(root, lacking):
+        operations += ["tmpfs", cover.parent]
+        for path in (*cover.folders, *cover.files):
+            operations += ["own", path]
+        for path, target in cover.links:
+            operations += ["link", target, path]
+        for path in cover.new_folders:
+            operations += ["folder", path]
+        for path in cover.new_files:
+            operations += ["file", path]
+        fresh += ["readonly", cover.parent] if keep else []
+    for mount in mounts:
+        operations += ["bind", mount.source, mount.target]
+        operations += ["readonly", mount.target] if mount.readonly else []
+    operations += fresh
+
+    env = {"PATH": STANDARD_PATH, **container.image.env, **container.env}
+    for name in IMAGES_OWN[1:]:  # not for the Python in between
+        if name in env:
+            operations += ["variable", name, env.pop(name)]
+    enter = os.path.join(os.path.dirname(__file__), "enter.py")
+    argv = (sys.executable, "-ISBXutf8", enter, *operations, "start", workdir, *container.command)
+    return Plan(argv, env, cwd="/", notes=notes)
+
+
+def with_host(mounts: tuple[Mount, ...], root: str) -> tuple[Mount, ...]:
+    """`mounts` and the host's own, of which files only where the image has their place."""
+    own = [
+        Mount(path, path, wish=False, why="the host's own")
+        for path in HOST
+        if os.path.isdir(path) or (os.path.exists(path) and os.path.lexists(root + path))
+    ]
+    taken = {mount.target for mount in mounts}
+    added = [mount for mount in own if mount.target not in taken]
+    return tuple(sorted([*mounts, *added], key=lambda mount: mount.target))
