@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_image import as_other, system_calls  # noqa: F401 - fixtures
 
+import slurm_oci
 from slurm_oci.hook import BASH, NAME, Hook, Judgement, find, judge, not_started
 from slurm_oci.problems import HookUnsafe
 from slurm_oci.values import Request
-from test_image import as_other, system_calls  # noqa: F401 - fixtures
 
 ME = os.geteuid()
 SCRIPT = '#!/bin/sh\nprintf "%s\\n" "$0" "$@"\n'
@@ -99,8 +100,23 @@ def test_the_hook_gets_its_path_the_eight_fields_and_the_command(home, content):
     """`$0` is ~/.slurm-oci-run, `$1` to `$8` are the fields, then the command, word by word."""
     path = script(home / NAME, content)
     argv = find(str(home), ME).hook.argv(REQUEST)
-    output = subprocess.run(argv, executable=argv[0], check=True, stdout=subprocess.PIPE, text=True).stdout
-    words = [str(path), "/images/b b", "/spool", "alice", "1001", "node1", "42", "0", "3", "echo", "it's", ""]
+    output = subprocess.run(
+        argv, executable=argv[0], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
+    words = [
+        str(path),
+        "/images/b b",
+        "/spool",
+        "alice",
+        "1001",
+        "node1",
+        "42",
+        "0",
+        "3",
+        "echo",
+        "it's",
+        "",
+    ]
     assert output.split("\n")[:-1] == words
 
 
@@ -122,7 +138,12 @@ def test_a_script_that_cannot_be_read_is_executed_all_the_same(as_other):  # noq
 def test_the_user_s_own_and_root_s_files_are_trusted(as_other):  # noqa: F811
     """Owner of hook and home may be the user or root, in any mixture."""
     path = script(as_other.place / NAME)
-    for owner_of_file, owner_of_home in ((0, 0), (as_other.uid, 0), (0, as_other.uid), (as_other.uid,) * 2):
+    for owner_of_file, owner_of_home in (
+        (0, 0),
+        (as_other.uid, 0),
+        (0, as_other.uid),
+        (as_other.uid,) * 2,
+    ):
         os.chown(path, owner_of_file, 0)
         os.chown(as_other.place, owner_of_home, 0)
         assert as_other(find, str(as_other.place), as_other.uid).hook == Hook(str(path))
@@ -152,7 +173,10 @@ def test_a_home_that_others_can_write_is_refused(home, no_private_group, mode):
     home.chmod(mode)
     problem = refusal(home)
     who = "everybody" if mode & 2 else f"group {path.stat().st_gid}"
-    assert problem.message == f"the directory `{home}` of `{path}` can be written by {who} (mode {mode:04o})"
+    assert (
+        problem.message
+        == f"the directory `{home}` of `{path}` can be written by {who} (mode {mode:04o})"
+    )
     assert problem.hints[0] == f"`chmod go-w {home}`"
     assert cured(home, problem).hook == Hook(str(path))
 
@@ -190,7 +214,8 @@ def test_cures_can_be_pasted_whatever_the_home_is_called(tmp_path, name):
     script(home / NAME, mode=0o666)
     judgement = judge(str(home), ME)
     cures = [shlex.split(finding.hints[0].split("`")[1]) for finding in judgement.findings]
-    assert cures == [["chmod", "go-w", f"{home}/{NAME}"], ["chmod", "u+x", f"{home}/{NAME}"], ["chmod", "go-w", str(home)]]
+    path = f"{home}/{NAME}"
+    assert cures == [["chmod", "go-w", path], ["chmod", "u+x", path], ["chmod", "go-w", str(home)]]
 
 
 def make_socket(path: Path) -> None:
@@ -235,19 +260,39 @@ def test_a_script_with_windows_line_ends_is_refused(home):
     assert cured(home, problem).hook == Hook(str(path))
 
 
+def test_a_home_mounted_noexec_is_named(tmp_path):
+    """Where a mount option forbids execution, `chmod` would not help and is not offered."""
+    code = (
+        "import os, sys; sys.path.insert(0, sys.argv[1]); from slurm_oci.hook import judge\n"
+        "home = sys.argv[2]; descriptor = os.open(home + '/.slurm-oci-run', os.O_CREAT | os.O_WRONLY, 0o755)\n"
+        "os.write(descriptor, b'#!/bin/sh'); print(judge(home, os.geteuid()).findings[0].message)"
+    )
+    source = str(Path(slurm_oci.__file__).parent.parent)
+    mount = 'mount -t tmpfs -o noexec,mode=755 none "$3" && exec "$0" -I -c "$1" "$2" "$3"'
+    command = ["unshare", "-m", "sh", "-c", mount, sys.executable, code, source, str(tmp_path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if "Operation not permitted" in done.stderr or "permission denied" in done.stderr.lower():
+        pytest.skip("mounting is not allowed here")
+    assert done.stdout == (
+        f"`{tmp_path}/{NAME}` lies in a file system where nothing may be executed (noexec)\n"
+    )
+
+
 # Links
 
 
 @pytest.mark.parametrize("where", ["file", "directory"])
 def test_a_link_s_target_is_judged_the_same(home, tmp_path, where):
     """The target and its directory must be as safe as the hook itself."""
-    target = script(tmp_path / "tools" / "run") if (tmp_path / "tools").mkdir(mode=0o755) is None else None
+    (tmp_path / "tools").mkdir(mode=0o755)
+    target = script(tmp_path / "tools/run")
     unsafe = target if where == "file" else target.parent
     unsafe.chmod(0o777)
     (home / NAME).symlink_to(target)
     problem = refusal(home)
-    what = f"`{target}`" if where == "file" else f"the directory `{target.parent}`"
-    assert problem.message == f"{what}, to which `{home}/{NAME}` leads, can be written by everybody (mode 0777)"
+    it = f"`{target}`" if where == "file" else f"the directory `{target.parent}`"
+    reason = "can be written by everybody (mode 0777)"
+    assert problem.message == f"{it}, to which `{home}/{NAME}` leads, {reason}"
     assert problem.hints[0].startswith(f"`chmod go-w {unsafe}`")
     assert cured(home, problem).hook == Hook(f"{home}/{NAME}")
 
@@ -279,7 +324,8 @@ def test_a_link_into_a_closed_directory_is_refused(as_other):  # noqa: F811
     closed.mkdir(mode=0o700)
     (home / NAME).symlink_to(script(closed / "run"))
     problem = as_other(judge, str(home), as_other.uid).findings[0]
-    assert problem.message.endswith(f"symbolic link to `{closed}/run`, which cannot be opened: Permission denied")
+    reason = f"symbolic link to `{closed}/run`, which cannot be opened: Permission denied"
+    assert problem.message.endswith(reason)
 
 
 # Other owners, and groups
@@ -295,7 +341,8 @@ def test_a_script_of_somebody_else_s_is_refused(as_other):  # noqa: F811
         f"`{path}` belongs to user 12345, neither to you (user {as_other.uid}) nor to root"
     )
     assert as_other(cured, as_other.place, problem, as_other.uid).hook == Hook(str(path))
-    assert path.stat().st_uid == as_other.uid and path.read_text() == SCRIPT
+    assert path.stat().st_uid == as_other.uid
+    assert path.read_text() == SCRIPT
 
 
 def test_a_link_to_somebody_else_s_script_is_cured_by_a_copy(as_other):  # noqa: F811
@@ -448,7 +495,9 @@ def test_a_home_that_is_not_there_is_a_warning(tmp_path):
     (tmp_path / "gone").symlink_to("/no/such/place")
     homes = [f"{tmp_path}/{name}" for name in ("missing", "file", "circle", "gone")]
     warnings = [find(home, ME).warning.rpartition(": ")[2] for home in homes]
-    assert warnings == [os.strerror(n) for n in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENOENT)]
+    assert warnings == [
+        os.strerror(n) for n in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENOENT)
+    ]
     assert {find(home, ME).hook for home in homes} == {None}
 
 
@@ -494,32 +543,34 @@ def test_without_a_descriptor_left_the_hook_is_not_skipped(home):
 def test_a_hook_that_cannot_be_started_says_why(home, content, said):
     """The error names what is missing, with status 126."""
     hook = Hook(str(script(home / NAME, content)))
-    with pytest.raises(OSError) as caught:
-        execute(hook)
-    problem = not_started(hook, caught.value)
+    problem = not_started(hook, failure(hook))
     assert (problem.message, problem.status) == (f"`{hook.path}` could not be started: {said}", 126)
 
 
 def test_a_hook_that_vanished_is_not_found(home):
     """A hook removed between judging and starting is status 127."""
     hook = Hook(f"{home}/{NAME}")
-    with pytest.raises(OSError) as caught:
-        execute(hook)
-    assert not_started(hook, caught.value).status == 127
+    assert not_started(hook, failure(hook)).status == 127
 
 
 def test_a_node_without_bash_says_so(home):
     """A script without `#!` needs bash, and its absence is named."""
     hook = Hook(str(script(home / NAME, "true\n")), ("/no/such/bash",))
-    with pytest.raises(OSError) as caught:
-        execute(hook)
-    assert "its interpreter `/no/such/bash` is not on this node" in not_started(hook, caught.value).message
+    assert (
+        "its interpreter `/no/such/bash` is not on this node"
+        in not_started(hook, failure(hook)).message
+    )
 
 
-def execute(hook: Hook) -> None:
-    """Fails as execve does, in a child, so that a success would not end the tests."""
+def failure(hook: Hook) -> OSError:
+    """The error that executing `hook` gives, in a child, so that a success would not end the tests."""
     argv = hook.argv(REQUEST)
-    os.waitpid(os.posix_spawn(argv[0], argv, os.environ), 0)
+    try:
+        child = os.posix_spawn(argv[0], argv, os.environ)
+    except OSError as error:
+        return error
+    os.waitpid(child, 0)
+    raise AssertionError(f"{hook} was started")
 
 
 # What it costs

@@ -51,8 +51,8 @@ HEAD = 2048  # bytes read of a file; every magic number that is looked for lies 
 def classify(name: str, cwd: str) -> Image:
     """What `name`, as written after `--container`, is; a relative path starts at `cwd`.
 
-    What is there as a path is a path; `docker:alpine` and `alpine:3.20` are names only where there
-    is no such file. Raises ImageMissing, ImageUnreadable, ImageUnknown and ImageBroken.
+    Transports and schemes come first, then what is there as a path, then names. Raises
+    ImageMissing, ImageUnreadable, ImageUnknown and ImageBroken.
     """
     kind, location = as_transport(name)
     if kind == "reference":
@@ -181,12 +181,12 @@ def file_kind(path: str, said: str) -> str:
 def archive_kind(path: str, descriptor: int, compression: str, said: str) -> str:
     """`oci-archive` or `docker-archive`, as soon as the members read so far tell.
 
-    `docker save` writes a manifest.json for itself and, since Docker 25, an OCI layout round the
-    same files. Such an archive is called a docker-archive, after the command that made it, unless
-    `said` calls it the other. All known writers sort their members by name, manifest.json before
-    oci-layout, so that an OCI layout is known as one when both its files were seen; in an archive
-    sorted by hand in another order either name is true. Blobs come first: a compressed archive
-    must be unpacked that far, one without compression is read by its headers alone.
+    `docker save` writes a manifest.json and, since Docker 25, an OCI layout round the same files.
+    Such an archive is called a docker-archive, after the command that made it, unless `said` calls
+    it the other. Its writer sorts the members by name (containerd's `writeTar`), so manifest.json
+    comes before oci-layout, and what has both files of a layout by then is an oci-archive; where
+    somebody sorted them otherwise, either name is true. Blobs come before all of them: an archive
+    that is compressed must be unpacked that far, of another only the headers are read.
     """
     import tarfile
 
@@ -213,7 +213,7 @@ def archive_kind(path: str, descriptor: int, compression: str, said: str) -> str
         if error.errno:
             raise
         raise broken_archive(path, error) from None  # gzip.BadGzipFile is one without a number
-    except Exception as error:  # noqa: BLE001 - every decompressor has an error class of its own
+    except Exception as error:  # every decompressor has an error class of its own
         if not seen and compression:
             raise unknown(path, os.pread(descriptor, HEAD, 0)) from None
         raise broken_archive(path, error) from None

@@ -1,0 +1,244 @@
+"""Putting the program where Slurm's oci.conf names it, and taking it away again.
+
+An installation is a plain copy, which needs nothing on the node but a Python: `run` and what lies
+beside it, and the code with its libraries in `lib`, a link to the newest copy. The link is changed
+last and at once, so that a task sees the old installation or the new one.
+"""
+
+import compileall
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+
+import slurm_oci
+from slurm_oci import compiled, hookspecs, ociconf, state
+from slurm_oci.plugins import Gathered
+from slurm_oci.problems import Problem
+
+PROGRAMS = {"run": "run", "slurm-oci-run-default": "slurm-oci-run-default", "slurm-oci-plugins": "bin/slurm-oci-plugins"}
+DEFAULT = "/opt/slurm-oci"
+TMPFILES = "/etc/tmpfiles.d/slurm-oci.conf"
+
+
+class InstallFailed(Problem):
+    """The program cannot be installed as asked."""
+
+    area = "site"
+
+
+def install(prefix: str, python: str, data: str, templates: str) -> tuple[Gathered, list[str]]:
+    """Installs into `prefix`, to be run by `python`; what its plugins say, and notes for the admin.
+
+    `data` and `templates` are the folders with the files that go in. Nothing of the admin's is
+    changed: site.toml, plugins.d, an edited oci.conf. Raises InstallFailed, SiteInvalid.
+    """
+    check_python(python)
+    try:
+        config = ociconf.multi(prefix)
+    except ValueError as error:
+        raise InstallFailed(str(error)) from None
+    notes = []
+    try:
+        os.makedirs(os.path.join(prefix, "bin"), exist_ok=True)
+        os.makedirs(os.path.join(prefix, "plugins.d"), exist_ok=True)
+        library = copy_library(prefix)
+        old = os.readlink(os.path.join(prefix, "lib")) if os.path.islink(os.path.join(prefix, "lib")) else ""
+        switch(prefix, library)
+        for source, target in PROGRAMS.items():
+            with open(os.path.join(data, source), encoding="utf-8") as file:
+                text = file.read()
+            text = text.replace("#!/usr/bin/python3 ", f"#!{python} ", 1).replace(DEFAULT, prefix)
+            put(os.path.join(prefix, target), text, 0o755)
+        put(os.path.join(prefix, "plugins.d", "README"), read(os.path.join(data, "plugins.d", "README")), 0o644)
+        if os.path.isdir(templates):
+            shutil.copytree(templates, os.path.join(prefix, "user_templates"), dirs_exist_ok=True)
+        notes += put_config(os.path.join(prefix, "oci.conf"), config)
+        if old and old != library:
+            shutil.rmtree(os.path.join(prefix, old), ignore_errors=True)
+        notes += state_base()
+    except OSError as error:
+        raise InstallFailed(
+            f"cannot write `{error.filename or prefix}`: {error.strerror}",
+            "run it as the owner of that directory, or name another one: --prefix DIR",
+        ) from None
+    return compiled_by(python, prefix), notes
+
+
+def check_python(python: str) -> None:
+    """Raises InstallFailed where `python` is no Python that can run the program."""
+    if not os.path.isabs(python):
+        raise InstallFailed(f"`{python}` is no absolute path", "Slurm's tasks have no PATH to look it up in")
+    if re.search(r"\s", python) or len(python) > 100:
+        raise InstallFailed(f"`{python}` cannot stand in the first line of a script")
+    asked = "import sys; print('%d.%d' % sys.version_info[:2])"
+    try:
+        done = subprocess.run([python, "-ISc", asked], capture_output=True, text=True, check=True)
+        version = tuple(int(part) for part in done.stdout.split("."))
+    except (OSError, subprocess.CalledProcessError, ValueError):
+        raise InstallFailed(f"`{python}` does not run as a Python interpreter") from None
+    if version < (3, 11):
+        raise InstallFailed(
+            f"`{python}` is Python {done.stdout.strip()}; the program needs 3.11 or newer",
+            "name another one: --python /usr/bin/python3.12",
+        )
+
+
+def default_python() -> str:
+    """The interpreter for the nodes: this one, or what its virtual environment was made from."""
+    return os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
+
+
+def copy_library(prefix: str) -> str:
+    """Copies the program and everything it imports; the new folder's name in `prefix`."""
+    folder = tempfile.mkdtemp(dir=prefix, prefix=f"lib-{slurm_oci.__version__}-")
+    try:
+        for source, target in library_files():
+            place = os.path.join(folder, target)
+            os.makedirs(os.path.dirname(place), exist_ok=True)
+            shutil.copyfile(source, place)
+        for parent, folders, files in os.walk(folder):
+            for name in (".", *folders):
+                os.chmod(os.path.join(parent, name), 0o755)
+            for name in files:
+                os.chmod(os.path.join(parent, name), 0o644)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return os.path.basename(folder)
+
+
+def library_files() -> Iterator[tuple[str, str]]:
+    """Each file to copy, and its place in the library."""
+    for distribution in needed():
+        files = [file for file in distribution.files or [] if ".." not in file.parts]
+        for file in files:
+            path = str(file)
+            if not path.endswith((".pyc", ".pth")) and "__pycache__" not in path:
+                yield str(distribution.locate_file(file)), path
+        if distribution.name == "slurm-oci" and not any(file.match("slurm_oci/*.py") for file in files):
+            yield from checkout_files()  # an editable installation: its files are elsewhere
+
+
+def checkout_files() -> Iterator[tuple[str, str]]:
+    for package in ("slurm_oci", "slurm_oci_plugins"):
+        module = __import__(package)
+        top = os.path.dirname(os.path.abspath(module.__file__ or ""))
+        for parent, _, names in os.walk(top):
+            for name in names:
+                if name.endswith(".py"):
+                    path = os.path.join(parent, name)
+                    yield path, os.path.join(package, os.path.relpath(path, top))
+
+
+def needed() -> list[metadata.Distribution]:
+    """The program's own distribution, those of other plugins, and what they depend on."""
+    points = metadata.entry_points(group=hookspecs.GROUP)
+    names = ["slurm-oci", *(point.dist.name for point in points if point.dist)]
+    found: dict[str, metadata.Distribution] = {}
+    while names:
+        name = re.sub(r"[-_.]+", "-", names.pop()).lower()
+        if name in found:
+            continue
+        try:
+            distribution = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue  # for another platform or an extra: what is needed is there, or we would not run
+        found[name] = distribution
+        for requirement in distribution.requires or []:
+            if "extra ==" not in requirement:
+                names.append(re.split(r"[^A-Za-z0-9._-]", requirement.strip(), maxsplit=1)[0])
+    return list(found.values())
+
+
+def switch(prefix: str, library: str) -> None:
+    """Makes PREFIX/lib point to `library`, at once."""
+    link = os.path.join(prefix, f".lib-{os.getpid()}")
+    os.symlink(library, link)
+    os.replace(link, os.path.join(prefix, "lib"))
+
+
+def read(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def put(path: str, text: str, mode: int) -> None:
+    compiled.replace(path, text.encode())
+    os.chmod(path, mode)
+
+
+def put_config(path: str, text: str) -> list[str]:
+    """Writes oci.conf, beside an edited one if there is one."""
+    if os.path.exists(path) and read(path) != text:
+        put(path + ".new", text, 0o644)
+        return [f"`{path}` was changed by hand and is left alone; this version's is `{path}.new`"]
+    put(path, text, 0o644)
+    return []
+
+
+def state_base() -> list[str]:
+    """The place for users' state roots on this node, as root; a note where that cannot be done."""
+    if os.geteuid() != 0:
+        return [f"as root, on each node: mkdir -m 1777 {state.BASE} (or the line in docs/install.md for tmpfiles.d)"]
+    if os.path.isdir(os.path.dirname(TMPFILES)):
+        put(TMPFILES, f"d {state.BASE} 1777 root root -\n", 0o644)
+    os.makedirs(state.BASE, exist_ok=True)
+    os.chmod(state.BASE, 0o1777)
+    return []
+
+
+def compiled_by(python: str, prefix: str) -> Gathered:
+    """Compiles the library's modules and the catalog with the Python that will read them."""
+    if os.path.realpath(python) == os.path.realpath(sys.executable):
+        compileall.compile_dir(os.path.realpath(os.path.join(prefix, "lib")), quiet=2)
+    else:
+        library = os.path.realpath(os.path.join(prefix, "lib"))
+        subprocess.run([python, "-ISm", "compileall", "-qq", library], check=False, stdout=subprocess.DEVNULL)
+    done = subprocess.run(
+        [os.path.join(prefix, "bin", "slurm-oci-plugins"), "--prefix", prefix, "compile"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise InstallFailed("the catalog cannot be compiled", *done.stderr.splitlines())
+    from slurm_oci.plugins import gather
+
+    return gather(prefix)
+
+
+def uninstall(prefix: str) -> list[str]:
+    """Removes what `install` put into `prefix`; what is left because it is the admin's."""
+    if not os.path.islink(os.path.join(prefix, "lib")):
+        raise InstallFailed(f"`{prefix}` holds no installation of slurm-oci", "`--prefix DIR` names it")
+    try:
+        for target in PROGRAMS.values():
+            remove(os.path.join(prefix, target))
+        for name in os.listdir(prefix):
+            path = os.path.join(prefix, name)
+            if name.startswith("lib-") or name == "user_templates":
+                shutil.rmtree(path)
+            elif name.startswith("catalog.") or name in ("lib", "oci.conf.new"):
+                remove(path)
+            elif name == "oci.conf" and read(path) == ociconf.multi(prefix):
+                remove(path)
+        remove(os.path.join(prefix, "plugins.d", "README"))
+        for folder in ("bin", "plugins.d", ""):
+            path = os.path.join(prefix, folder)
+            if os.path.isdir(path) and not os.listdir(path):
+                os.rmdir(path)
+        if prefix == DEFAULT and os.geteuid() == 0:
+            remove(TMPFILES)
+    except OSError as error:
+        raise InstallFailed(f"cannot remove `{error.filename}`: {error.strerror}") from None
+    return sorted(os.listdir(prefix)) if os.path.isdir(prefix) else []
+
+
+def remove(path: str) -> None:
+    if os.path.lexists(path):
+        os.unlink(path)
