@@ -264,8 +264,9 @@ def test_a_home_mounted_noexec_is_named(tmp_path):
     """Where a mount option forbids execution, `chmod` would not help and is not offered."""
     code = (
         "import os, sys; sys.path.insert(0, sys.argv[1]); from slurm_oci.hook import judge\n"
-        "home = sys.argv[2]; descriptor = os.open(home + '/.slurm-oci-run', os.O_CREAT | os.O_WRONLY, 0o755)\n"
-        "os.write(descriptor, b'#!/bin/sh'); print(judge(home, os.geteuid()).findings[0].message)"
+        "home = sys.argv[2]; path = home + '/.slurm-oci-run'\n"
+        "open(path, 'w').write('#!/bin/sh'); os.chmod(path, 0o755)\n"
+        "print(judge(home, os.geteuid()).findings[0].message)"
     )
     source = str(Path(slurm_oci.__file__).parent.parent)
     mount = 'mount -t tmpfs -o noexec,mode=755 none "$3" && exec "$0" -I -c "$1" "$2" "$3"'
@@ -423,11 +424,14 @@ def test_a_private_group_with_another_member_is_none(as_other, monkeypatch, memb
     assert bool(as_other(judge, str(as_other.place), user.pw_uid, uid=user.pw_uid).hook) == private
 
 
-def test_another_group_than_the_user_s_may_not_write(as_other):  # noqa: F811
-    """Another user's private group is not one's own."""
+def test_another_group_than_the_user_s_may_not_write(as_other, monkeypatch):  # noqa: F811
+    """A group that has the user's name, and is not the primary one, is not the private one."""
     user = account(private=True)
     shared(as_other.place, user.pw_uid, 12345)
-    assert as_other(judge, str(as_other.place), user.pw_uid, uid=user.pw_uid).findings
+    group = grp.struct_group((user.pw_name, "x", 12345, []))
+    for known in (grp.getgrgid, lambda gid: group):
+        monkeypatch.setattr(grp, "getgrgid", known)
+        assert as_other(judge, str(as_other.place), user.pw_uid, uid=user.pw_uid).findings
 
 
 def test_a_user_without_a_passwd_entry_has_no_private_group(as_other):  # noqa: F811

@@ -3,7 +3,10 @@
 import os
 
 from slurm_oci.problems import ImageBroken
-from slurm_oci.values import Image
+from slurm_oci.values import TYPE_CHECKING, Image
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def opened(image: Image) -> Image:
@@ -21,7 +24,7 @@ def opened(image: Image) -> Image:
     return image.replace(root=folder, config=config)
 
 
-def read_config(path: str) -> dict:
+def read_config(path: str) -> "dict[str, Any]":
     """The config.json at `path`, any bytes in its texts kept. Raises ImageBroken."""
     import json  # only bundles pay for it
 

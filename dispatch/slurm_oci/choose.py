@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from slurm_oci.values import Step
+
 # The default order, best first: what needs no help from outside and leaves nothing, then the rest.
 ORDER = (
     *("crun", "runc", "apptainer", "singularity", "charliecloud", "enroot", "podman"),
@@ -23,7 +25,7 @@ def choose(
     image: Image,
     settings: Settings,
     catalog: "Mapping[str, Any]",
-    trace: list,
+    trace: "list[Step]",
     path: str,
 ) -> tuple[str, dict[str, str]]:
     """The name of the runtime for `image`, and its executables on this node by name.
@@ -56,7 +58,7 @@ def choose(
 
 
 def by_rule(
-    request: Request, job: Job, image: Image, rules: "list[dict[str, Any]]", trace: list
+    request: Request, job: Job, image: Image, rules: "list[dict[str, Any]]", trace: "list[Step]"
 ) -> tuple[str, str]:
     """The runtime of the first of the site's rules that fits, and the rule's name."""
     facts = {
@@ -82,7 +84,7 @@ def named(
     runtimes: "Mapping[str, Any]",
     site: "Mapping[str, Any]",
     places: tuple[str, ...],
-    trace: list,
+    trace: "list[Step]",
 ) -> dict[str, str]:
     """The executables of the runtime that was asked for by name: that one or none."""
     if name not in runtimes:

@@ -49,9 +49,8 @@ class Commands(click.Group):
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             near = nearest(args[0], list(COMMANDS))
-            if near:
-                error.message += f" Did you mean '{near}'?"
-            raise
+            meant = f" Did you mean '{near}'?" if near else ""
+            raise click.UsageError(error.message + meant, ctx) from None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -77,8 +76,7 @@ def hand_over(prefix: str, command: str) -> None:
 def own_prefix() -> str:
     """The installation that this code lies in, or empty."""
     prefix = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
-    inside = os.path.basename(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))) == "lib"
-    return prefix if inside and os.path.exists(os.path.join(prefix, "run")) else ""
+    return prefix if os.path.islink(os.path.join(prefix, "lib")) else ""
 
 
 def default_prefix() -> str:
@@ -88,11 +86,10 @@ def default_prefix() -> str:
 
 def data_folder(name: str) -> str:
     """The folder `opt` or `user_templates` that came with the package, or of the checkout."""
-    packaged = os.path.join(sysconfig.get_path("data"), "share", "slurm-oci", name)
-    if os.path.isdir(packaged):
-        return packaged
     checkout = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
-    return os.path.join(checkout, {"opt": "opt-slurm-oci"}.get(name, name))
+    beside = os.path.join(checkout, {"opt": "opt-slurm-oci"}.get(name, name))
+    packaged = os.path.join(sysconfig.get_path("data"), "share", "slurm-oci", name)
+    return beside if os.path.isdir(beside) else packaged
 
 
 def main() -> None:

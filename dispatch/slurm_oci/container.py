@@ -8,7 +8,7 @@ from slurm_oci.rootfs import find_command, resolve
 from slurm_oci.values import TYPE_CHECKING, Container, Image, Job, Mount, Request, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    pass
 
 # What an image has its own of: the host's would break programs inside.
 IMAGES_OWN = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT")
@@ -45,21 +45,19 @@ def build(request: Request, job: Job, image: Image, settings: Settings) -> Conta
 
 def variables(job: Job, settings: Settings) -> dict[str, str]:
     """The container's variables by profile; what the image has its own of is left to it."""
-    kept = {
-        "job": lambda name: name not in IMAGES_OWN,
-        "slurm": lambda name: name.startswith(SLURMS_OWN),
-        "all": lambda name: True,
-        "none": lambda name: False,
-    }[settings.env]
     return {
-        **{name: value for name, value in job.env.items() if kept(name)},
+        **{name: value for name, value in job.env.items() if is_kept(name, settings.env)},
         **settings.variables,
     }
 
 
-def mounts(
-    request: Request, job: Job, settings: Settings, command: tuple[str, ...]
-) -> tuple[Mount, ...]:
+def is_kept(name: str, profile: str) -> bool:
+    if profile == "job":
+        return name not in IMAGES_OWN
+    return profile == "all" or (profile == "slurm" and name.startswith(SLURMS_OWN))
+
+
+def mounts(request: Request, job: Job, settings: Settings, command: tuple[str, ...]) -> tuple[Mount, ...]:
     """The wishes, and of the defaults those whose place is not taken; parents before children."""
     found = {mount.target: mount for mount in settings.mounts}
     if request.step_kind == "batch" and command:
@@ -182,7 +180,6 @@ def require_utf8(runtime: str, container: Container) -> None:
     for number, word in enumerate(container.command):
         if not word.isascii() and any("\udc80" <= sign <= "\udcff" for sign in word):
             raise ArgumentRefused(
-                f"word {number} of the command is not UTF-8, and `{runtime}` would change it:"
-                f" {ascii(word)}",
+                f"word {number} of the command is not UTF-8, and `{runtime}` would change it: {word!a}",
                 "charliecloud and unshare carry any bytes: SLURM_OCI_RUNTIME=unshare",
             )

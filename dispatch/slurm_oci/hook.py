@@ -94,7 +94,7 @@ def opened(path: str) -> int:
             path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
         )
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ELOOP, *OURS):
+        if error.errno in (errno.ENOENT, errno.ELOOP):
             raise
     # A program may be executable without being readable; a socket cannot be opened otherwise.
     return os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -152,8 +152,8 @@ def judge_file(
         return [HookUnsafe(f"{it} is {what}, not a program", f"{aside} puts it out of the way")]
     findings = []
     if reason := open_to_others(real, status, uid):
-        cure = f"chmod go-w {quoted(real)}" if status.st_uid == uid else own_copy(path, real)
-        findings.append(HookUnsafe(f"{it} {reason}", f"`{cure}`, when you have read what it does"))
+        cure = f"`{mended('go-w', path, real, status, uid)}`, when you have read what it does"
+        findings.append(HookUnsafe(f"{it} {reason}", cure))
     if status.st_size == 0:
         cure = f"`rm {quoted(path)}`, or write a script into it"
         findings.append(HookUnsafe(f"{it} is empty", cure))
@@ -166,8 +166,7 @@ def judge_file(
             cure = f"put it elsewhere, then `ln -sf /there/script {quoted(path)}`"
         else:
             reason = f"is not executable (mode {stat.S_IMODE(status.st_mode):04o})"
-            cure = f"chmod u+x {quoted(real)}" if status.st_uid == uid else own_copy(path, real)
-            cure = f"`{cure}`"
+            cure = f"`{mended('u+x', path, real, status, uid)}`"
         findings.append(HookUnsafe(f"{it} {reason}", cure))
     return findings
 
@@ -241,6 +240,11 @@ def lies_in_noexec(path: str) -> bool:
         return bool(os.statvfs(path).f_flag & os.ST_NOEXEC)
     except OSError:
         return False
+
+
+def mended(mode: str, path: str, real: str, status: os.stat_result, uid: int) -> str:
+    """The command that changes the file's mode, or copies a file that the user cannot change."""
+    return f"chmod {mode} {quoted(real)}" if status.st_uid == uid else own_copy(path, real)
 
 
 def own_copy(path: str, real: str) -> str:

@@ -224,8 +224,7 @@ def archive_kind(path: str, descriptor: int, compression: str, said: str) -> str
     raise ImageUnknown(
         f"`{shown(path)}` is a tar file with neither manifest.json (docker-archive) nor oci-layout"
         f" and index.json (oci-archive) at its top; it begins with `{shown(''.join(seen[:1]))}`",
-        "a packed root file system is unpacked first:"
-        f" `mkdir rootfs && tar -C rootfs -xf {quoted(path)}`",
+        f"a packed root file system is unpacked first: `mkdir rootfs && tar -C rootfs -xf {quoted(path)}`",
     )
 
 

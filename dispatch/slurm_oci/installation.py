@@ -20,7 +20,11 @@ from slurm_oci import compiled, hookspecs, ociconf, state
 from slurm_oci.plugins import Gathered
 from slurm_oci.problems import Problem
 
-PROGRAMS = {"run": "run", "slurm-oci-run-default": "slurm-oci-run-default", "slurm-oci-plugins": "bin/slurm-oci-plugins"}
+PROGRAMS = {
+    "run": "run",
+    "slurm-oci-run-default": "slurm-oci-run-default",
+    "slurm-oci-plugins": "bin/slurm-oci-plugins",
+}
 DEFAULT = "/opt/slurm-oci"
 TMPFILES = "/etc/tmpfiles.d/slurm-oci.conf"
 
@@ -54,7 +58,11 @@ def install(prefix: str, python: str, data: str, templates: str) -> tuple[Gather
                 text = file.read()
             text = text.replace("#!/usr/bin/python3 ", f"#!{python} ", 1).replace(DEFAULT, prefix)
             put(os.path.join(prefix, target), text, 0o755)
-        put(os.path.join(prefix, "plugins.d", "README"), read(os.path.join(data, "plugins.d", "README")), 0o644)
+        put(
+            os.path.join(prefix, "plugins.d", "README"),
+            read(os.path.join(data, "plugins.d", "README")),
+            0o644,
+        )
         if os.path.isdir(templates):
             shutil.copytree(templates, os.path.join(prefix, "user_templates"), dirs_exist_ok=True)
         notes += put_config(os.path.join(prefix, "oci.conf"), config)
@@ -184,7 +192,9 @@ def put_config(path: str, text: str) -> list[str]:
 def state_base() -> list[str]:
     """The place for users' state roots on this node, as root; a note where that cannot be done."""
     if os.geteuid() != 0:
-        return [f"as root, on each node: mkdir -m 1777 {state.BASE} (or the line in docs/install.md for tmpfiles.d)"]
+        return [
+            f"as root, on each node: mkdir -m 1777 {state.BASE} (or the line in docs/install.md for tmpfiles.d)"
+        ]
     if os.path.isdir(os.path.dirname(TMPFILES)):
         put(TMPFILES, f"d {state.BASE} 1777 root root -\n", 0o644)
     os.makedirs(state.BASE, exist_ok=True)
@@ -223,9 +233,7 @@ def uninstall(prefix: str) -> list[str]:
             path = os.path.join(prefix, name)
             if name.startswith("lib-") or name == "user_templates":
                 shutil.rmtree(path)
-            elif name.startswith("catalog.") or name in ("lib", "oci.conf.new"):
-                remove(path)
-            elif name == "oci.conf" and read(path) == ociconf.multi(prefix):
+            elif name.startswith("catalog.") or name in ("lib", "oci.conf.new") or (name == "oci.conf" and read(path) == ociconf.multi(prefix)):
                 remove(path)
         remove(os.path.join(prefix, "plugins.d", "README"))
         for folder in ("bin", "plugins.d", ""):

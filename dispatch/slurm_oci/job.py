@@ -13,6 +13,8 @@ from slurm_oci.values import TYPE_CHECKING, Job, Request
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from slurm_oci.values import Step
+
 STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OWN = ("SLURM_OCI_LINE", "SLURM_OCI_HOOK")  # ours alone: gone before anything is started
 WITHOUT_HOOK = "skip"  # SLURM_OCI_HOOK, as slurm-oci-run-default sets it outside a hook
@@ -23,7 +25,7 @@ def mark(request: Request) -> str:
     return f"{request.job}.{request.step}.{request.task}"
 
 
-def read(request: Request, environ: "Mapping[str, str]", trace: list) -> Job:
+def read(request: Request, environ: "Mapping[str, str]", trace: "list[Step]") -> Job:
     """The job context of `request`, for a process started in `environ`.
 
     Raises EnvironmentUnreadable, where the file is there and cannot be read.
@@ -32,30 +34,26 @@ def read(request: Request, environ: "Mapping[str, str]", trace: list) -> Job:
     env, source, why = environment(request, environ)
     if env is None:
         env = {
-            **{"HOME": home, "USER": user, "LOGNAME": user, "SHELL": shell, "PATH": STANDARD_PATH},
-            **{"SLURM_JOB_ID": str(request.job), "SLURM_STEP_ID": str(request.step)},
-            **{"SLURM_LOCALID": str(request.task)},
+            "HOME": home, "USER": user, "LOGNAME": user, "SHELL": shell, "PATH": STANDARD_PATH,
+            "SLURM_JOB_ID": str(request.job), "SLURM_STEP_ID": str(request.step),
+            "SLURM_LOCALID": str(request.task),
         }
     trace.append(("environment", source, why))
     env = {name: value for name, value in env.items() if name not in OWN}
     return Job(env, source, os.getcwd(), user, home, shell)
 
 
-def environment(
-    request: Request, environ: "Mapping[str, str]"
-) -> "tuple[dict[str, str] | None, str, str]":
+def environment(request: Request, environ: "Mapping[str, str]") -> "tuple[dict[str, str] | None, str, str]":
     """The job's variables, where they were found, and why there; None where they are nowhere."""
     found, source, why = outside_hook(request, environ)
     if environ.get("SLURM_OCI_HOOK") != mark(request):
         return found, source, why
     # Shells drop what no shell variable can be called, exported functions of bash among them.
     lost = {name: value for name, value in (found or {}).items() if not name.isidentifier()}
-    return {**lost, **environ}, "process", "the user's hook handed back: its environment counts"
+    return {**lost, **at_start()}, "process", "the user's hook handed back: its environment counts"
 
 
-def outside_hook(
-    request: Request, environ: "Mapping[str, str]"
-) -> "tuple[dict[str, str] | None, str, str]":
+def outside_hook(request: Request, environ: "Mapping[str, str]") -> "tuple[dict[str, str] | None, str, str]":
     for path in (
         os.path.join(request.spool, f"task-{request.task}", "environment"),
         os.path.join(request.spool, "environment"),
@@ -71,13 +69,20 @@ def outside_hook(
                 "slurmd makes this file for the job's user: look at the modes of its spool directory",
             ) from None
     if environ.get("SLURM_JOB_ID") == str(request.job):
-        return dict(environ), "process", "this Slurm starts the entry point in the job's environment"
+        return at_start(), "process", "this Slurm starts the entry point in the job's environment"
     return (
         None,
         "arguments",
         "no environment file: the job's variables are lost."
         " Set CreateEnvFile=null in oci.conf, as `slurm-oci-plugins oci-conf` does",
     )
+
+
+def at_start() -> dict[str, str]:
+    """The variables that this process was started with. Python adds LC_CTYPE to `os.environ` where
+    the locale is C (PEP 538)."""
+    with open("/proc/self/environ", "rb", 0) as file:
+        return parse(file.read())
 
 
 def parse(content: bytes) -> dict[str, str]:

@@ -10,8 +10,10 @@ from slurm_oci.problems import PluginFailed, Problem, RequestMalformed, SettingR
 from slurm_oci.values import TYPE_CHECKING, Container, Image, Job, Plan, Request, Runtime, Settings, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
+
+    from slurm_oci.values import Step
 
 
 class Decision(Value):
@@ -31,7 +33,7 @@ class Decision(Value):
 def main(words: "Sequence[str]", prefix: str) -> int:
     """The entry point: does what `words` ask for, or says why not. Returns only on a failure or
     after a supervised task; the exit status."""
-    trace: list[tuple[str, str, str]] = []
+    trace: "list[Step]" = []
     environ = dict(os.environ)
     try:
         asked = request.read(words, environ)
@@ -69,8 +71,8 @@ def decide(
     environ: "Mapping[str, str]",
     catalog: "Mapping[str, Any]",
     prefix: str,
-    trace: list,
-    private_directory: "Any",
+    trace: "list[Step]",
+    private_directory: "Callable[[Request, str], str]",
 ) -> Decision:
     """What to do for the task. Starts nothing; `private_directory(request, base)` gives the path
     of the task's private directory, if the runtime chosen needs one."""
@@ -123,7 +125,7 @@ def look_for_hook(
     environ: "Mapping[str, str]",
     site: "Mapping[str, Any]",
     of_job: "Mapping[str, str]",
-    trace: list,
+    trace: "list[Step]",
     notes: list[str],
 ) -> "hook.Hook | None":
     """The user's own script, where it is to be run. Raises HookUnsafe."""
@@ -175,7 +177,7 @@ def planned(runtime: Runtime, box: Container) -> Plan:
         ) from None
 
 
-def carry_out(decision: Decision, trace: list) -> int:
+def carry_out(decision: Decision, trace: "list[Step]") -> int:
     if decision.settings.debug == "1":
         show(trace)
     for note in decision.notes:
@@ -187,7 +189,7 @@ def carry_out(decision: Decision, trace: list) -> int:
     execute.become(decision.plan)
 
 
-def show(trace: list) -> None:
+def show(trace: "list[Step]") -> None:
     """The decision trace on stderr, a line a step."""
     execute.tell("\n".join(f"slurm-oci: {step}: {result} ({why})" for step, result, why in trace))
 

@@ -62,7 +62,12 @@ def version_of(executable: str, arguments: tuple[str, ...]) -> str | None:
     """What the program prints first when it is asked for its version; None if it says nothing."""
     try:
         done = subprocess.run(
-            [executable, *arguments], capture_output=True, text=True, timeout=20, check=False, errors="replace"
+            [executable, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+            errors="replace",
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

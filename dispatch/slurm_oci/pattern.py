@@ -204,7 +204,7 @@ def check_word(word: str) -> None:
             'write it as a word of its own: run = ["tool", "%b", "--", "%@"]',
         )
     if "\0" in word:
-        raise SiteInvalid(f"`{word}` holds a NUL, which no argument of a program can")
+        raise SiteInvalid(f"`{word}` holds a NUL, which no argument of a program can", "leave it out")
 
 
 def parse(template: "Iterable[str]") -> tuple[str, ...]:

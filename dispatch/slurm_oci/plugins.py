@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from importlib import metadata
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pluggy
@@ -25,10 +25,8 @@ class Manager(pluggy.PluginManager):
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> Any:
         found = super().parse_hookimpl_opts(plugin, name)
-        if found is None and name.startswith(hookspecs.PREFIX):
-            if inspect.isroutine(getattr(plugin, name, None)):
-                return {}
-        return found
+        is_ours = name.startswith(hookspecs.PREFIX) and inspect.isroutine(getattr(plugin, name, None))
+        return {} if found is None and is_ours else found
 
 
 @attrs.frozen
@@ -162,7 +160,7 @@ def ask(manager: Manager, name: str, module: ModuleType) -> list[Runtime]:
             runtime
             for implementation in manager.hook.slurm_oci_runtimes.get_hookimpls()
             if implementation.plugin is module
-            for runtime in implementation.function()
+            for runtime in cast("list[Runtime]", implementation.function())
         ]
     finally:
         manager.unregister(module)

@@ -87,7 +87,8 @@ def covers(root: str, mounts: "Iterable[Mount]") -> tuple[Cover, ...]:
 
 def cover(root: str, parent: str, mounts: "list[Mount]") -> Cover:
     inner = [(os.path.join(parent, name), what) for name, what in entries(root + parent)]
-    folders, files = {}, {}  # as ordered sets
+    folders: dict[str, None] = {}  # as ordered sets
+    files: dict[str, None] = {}
     for mount in mounts:
         parts = mount.target[len(parent.rstrip("/")) + 1 :].split("/")
         steps = [os.path.join(parent, *parts[:n]) for n in range(1, len(parts) + 1)]

@@ -120,7 +120,9 @@ def rule(number: int, given: dict[str, Any]) -> Rule:
     known(given, ("runtime", *RULE_KEYS), where)
     if not isinstance(given.get("runtime"), str):
         raise Wrong("rules", f"`{where}runtime` is missing: a rule names the runtime that it chooses")
-    when = {key: [value] if isinstance(value, str) else value for key, value in given.items() if key != "runtime"}
+    when = {
+        key: [value] if isinstance(value, str) else value for key, value in given.items() if key != "runtime"
+    }
     for key in when:
         texts(when, key, where + key)
     return Rule(given["runtime"], when)

@@ -16,7 +16,7 @@ def request_for(image: str, command: tuple[str, ...]) -> tuple[Request, Job]:
 
     Inside a job they are that job's: `explain` shows what a step of it would get.
     """
-    env = {name: value for name, value in os.environ.items() if name not in job.OWN}
+    env = {name: value for name, value in job.at_start().items() if name not in job.OWN}
     here = int(env.get("SLURM_JOB_ID") or NO_JOB)
     node = env.get("SLURMD_NODENAME") or socket.gethostname().partition(".")[0]
     blank = Request(image, "", "", os.geteuid(), node, here, 0, 0, command)
@@ -25,7 +25,11 @@ def request_for(image: str, command: tuple[str, ...]) -> tuple[Request, Job]:
 
 
 def decision_for(
-    prefix: str, image: str, command: tuple[str, ...], trace: list, private_directory: Any
+    prefix: str,
+    image: str,
+    command: tuple[str, ...],
+    trace: list[tuple[str, str, str]],
+    private_directory: Any,
 ) -> Decision:
     """What would be done for `image` and `command`. Raises Problem."""
     request, context = request_for(image, command)

@@ -10,7 +10,9 @@ attrs would cost more than everything else together.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any, Self, dataclass_transform
+    from typing import Any, ClassVar, Self, dataclass_transform
+
+    Step = tuple[str, str, str]  # of the decision trace: step, result, why
 else:
 
     def dataclass_transform(**_):
@@ -24,10 +26,10 @@ class Value:
     Equal when of the same class with equal fields. `replace` gives a changed copy.
     """
 
-    fields = ()
+    fields: "ClassVar[tuple[str, ...]]" = ()
 
     def __init_subclass__(cls) -> None:
-        cls.fields = (*cls.__mro__[1].fields, *cls.__annotations__)
+        cls.fields = (*cls.fields, *cls.__annotations__)
 
     def __init__(self, *args: "Any", **named: "Any") -> None:
         cls = type(self)

@@ -3,7 +3,8 @@
 import subprocess
 
 from slurm_oci import Container, Plan, Runtime
-from slurm_oci.container import IMAGES_OWN, STANDARD_PATH, require_utf8
+from slurm_oci.container import IMAGES_OWN, require_utf8
+from slurm_oci.job import STANDARD_PATH
 
 
 def slurm_oci_runtimes() -> list[Runtime]:

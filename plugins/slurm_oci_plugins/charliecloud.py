@@ -3,7 +3,8 @@
 import subprocess
 
 from slurm_oci import Container, Mount, Plan, Runtime, SettingRefused
-from slurm_oci.container import STANDARD_PATH, placed, workdir_in
+from slurm_oci.container import placed, workdir_in
+from slurm_oci.job import STANDARD_PATH
 
 
 def slurm_oci_runtimes() -> list[Runtime]:
@@ -53,9 +54,7 @@ def plan(container: Container) -> Plan:
     return Plan((*argv, *container.command), env, notes=notes)
 
 
-def without(
-    mounts: tuple[Mount, ...], lacking: tuple[Mount, ...], container: Container
-) -> tuple[Mount, ...]:
+def without(mounts: tuple[Mount, ...], lacking: tuple[Mount, ...], container: Container) -> tuple[Mount, ...]:
     """`mounts` less the defaults that are `lacking`. Raises SettingRefused for a wish."""
     for mount in lacking:
         if mount.wish:

@@ -10,6 +10,7 @@ command. A program of its own: python3 enter.py OPERATION WORD… start WORKDIR 
     bind SOURCE TARGET   the host's SOURCE, with all that is mounted below, at TARGET
     readonly TARGET      the mount at TARGET
     variable NAME VALUE  set for the command alone
+    unset NAME           likewise
 
 Targets are paths in the container without symbolic links. The user keeps his uid and gid; he has
 the rights to mount only until the command starts (user_namespaces(7)).
@@ -26,6 +27,10 @@ DETACH = 2
 RELATIME, RELATIME_SEEN = 1 << 21, 4096  # the one flag that statvfs(3) and mount(2) write differently
 KEPT = 2 | 4 | 8 | 1024 | 2048  # nosuid, nodev, noexec, noatime, nodiratime: locked, must be repeated
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "ppc64le": 203, "s390x": 217, "riscv64": 41}
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -64,6 +69,8 @@ def main(words: list[str]) -> None:
             freeze(below(root, first))
         elif operation == "variable":
             env[first] = second
+        elif operation == "unset":
+            env.pop(first, None)
         else:
             fail(125, f"unknown operation `{operation}`")
     enter(root)
@@ -145,7 +152,7 @@ def become(workdir: str, command: list[str], env: dict[str, str]) -> None:
     # Not os.execvpe: it imports a module, and this Python's own are no longer there.
     program = command[0]
     folders = [""] if "/" in program else env.get("PATH", "").split(":")
-    found = None
+    found: OSError | None = None
     for folder in folders:
         try:
             os.execve(os.path.join(folder, program), command, env)
@@ -153,12 +160,12 @@ def become(workdir: str, command: list[str], env: dict[str, str]) -> None:
             found = found or error
         except OSError as error:
             found = error if found is None or isinstance(found, FileNotFoundError) else found
-    if isinstance(found, (FileNotFoundError, NotADirectoryError)):
+    if found is None or isinstance(found, (FileNotFoundError, NotADirectoryError)):
         fail(127, f"the image has no `{program}`, or not the interpreter in its first line")
     fail(126, f"cannot start `{program}` in the image: {found.strerror}")
 
 
-def fail(status: int, message: str, *hints: str) -> None:
+def fail(status: int, message: str, *hints: str) -> "NoReturn":
     lines = "\n  ".join([f"slurm-oci: error: {message}", *hints])
     sys.stderr.buffer.write(os.fsencode(lines) + b"\n")
     sys.exit(status)

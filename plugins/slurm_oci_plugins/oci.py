@@ -8,8 +8,13 @@ control groups but Slurm's. Source of the fields: the OCI Runtime Specification,
 import os
 
 from slurm_oci import Container, File, Mount, Plan
-from slurm_oci.container import STANDARD_PATH, is_below, placed, require_utf8, workdir_in
+from slurm_oci.container import is_below, placed, require_utf8, workdir_in
+from slurm_oci.job import STANDARD_PATH
 from slurm_oci.rootfs import covers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 NAME = "task"  # of the container: each has a state directory to itself
 # Places where the host's own is bound: a new procfs or sysfs needs namespaces that a job has not.
@@ -104,7 +109,7 @@ def mapping(inside: int, outside: int) -> dict[str, int]:
     return {"containerID": inside, "hostID": outside, "size": 1}
 
 
-def kept_mounts(container: Container) -> list[dict]:
+def kept_mounts(container: Container) -> "list[dict[str, Any]]":
     """The bundle's own mounts, less those of kernel file systems, which are the host's here."""
     kept = []
     for mount in container.image.config.get("mounts", []):
@@ -118,6 +123,6 @@ def kept_mounts(container: Container) -> list[dict]:
     return kept
 
 
-def bind(mount: Mount) -> dict:
+def bind(mount: Mount) -> "dict[str, Any]":
     options = ["rbind", "rprivate", *(["ro"] if mount.readonly else [])]
     return {"destination": mount.target, "type": "bind", "source": mount.source, "options": options}

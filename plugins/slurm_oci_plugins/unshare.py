@@ -8,7 +8,8 @@ import os
 import sys
 
 from slurm_oci import Container, Mount, Plan, Runtime
-from slurm_oci.container import IMAGES_OWN, STANDARD_PATH, placed, workdir_in
+from slurm_oci.container import IMAGES_OWN, placed, workdir_in
+from slurm_oci.job import STANDARD_PATH
 from slurm_oci.rootfs import covers
 
 # Of the host's own, in every container: kernel interfaces, and how names are looked up.
@@ -58,6 +59,8 @@ def plan(container: Container) -> Plan:
     for name in IMAGES_OWN[1:]:  # not for the Python in between
         if name in env:
             operations += ["variable", name, env.pop(name)]
+    if "LC_CTYPE" not in env:
+        operations += ["unset", "LC_CTYPE"]  # which that Python adds where the locale is C (PEP 538)
     enter = os.path.join(os.path.dirname(__file__), "enter.py")
     argv = (sys.executable, "-ISBXutf8", enter, *operations, "start", workdir, *container.command)
     return Plan(argv, env, cwd="/", notes=notes)

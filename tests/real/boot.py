@@ -52,6 +52,7 @@ def main(request: dict) -> None:
     if child:
         print(child, flush=True)
         return
+    os.dup2(2, 1)  # whoever reads the pid from our output waits for its end
     try:
         enter(request)
         start = f"import sys; sys.path.insert(0, {INSIDE!r}); import init; init.main()"

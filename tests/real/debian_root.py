@@ -252,15 +252,21 @@ def check_machine() -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`; others wait, and a holder that dies lets go of it."""
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock file `path`; others wait, and a holder that dies lets go of it.
+
+    Gives whether the lock is held: without `wait`, False if somebody else has it.
+    """
     with path.open("a") as file:
+        held = True
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"waiting for another process that holds {path}")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            held = wait
+            if wait:
+                say(f"waiting for another process that holds {path}")
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield held
 
 
 def remove(directory: Path) -> None:

@@ -8,6 +8,7 @@ with the others, with one shared root file system and places of its own for what
 a node.
 """
 
+import contextlib
 import json
 import os
 import pwd
@@ -19,7 +20,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import namespaces as ns
 
@@ -229,9 +232,7 @@ def start_node(number: int, name: str, cgroup: str) -> int:
         connect_node(number)
         exec_daemon("slurmd-" + name, ["/usr/sbin/slurmd", "-D", "-N", name])
     except BaseException as problem:
-        LOGS.joinpath(f"{name}.failed").write_text(f"{problem}\n")
-    finally:
-        os._exit(1)
+        give_up(name, problem)
 
 
 def make_places_local(cgroup: str) -> None:
@@ -265,9 +266,15 @@ def daemon(name: str, argv: list[str], user: str = "root", limits: bool = False)
         try:
             os.setsid()
             exec_daemon(name, argv, user, limits)
-        finally:
-            os._exit(127)
+        except BaseException as problem:
+            give_up(name, problem)
     return child
+
+
+def give_up(name: str, problem: BaseException) -> NoReturn:
+    """End a daemon that could not be started, and tell `wait_for`."""
+    LOGS.joinpath(f"{name}.failed").write_text(f"{name}: {problem!r}\n")
+    os._exit(1)
 
 
 def exec_daemon(name: str, argv: list[str], user: str = "root", limits: bool = True) -> None:
@@ -276,10 +283,8 @@ def exec_daemon(name: str, argv: list[str], user: str = "root", limits: bool = T
     null = os.open("/dev/null", os.O_RDONLY)
     for source, target in ((null, 0), (output, 1), (output, 2)):
         os.dup2(source, target)
-    if limits:  # Debian's slurmd.service
-        resource.setrlimit(resource.RLIMIT_NOFILE, (131072, 131072))
-        for limit in (resource.RLIMIT_MEMLOCK, resource.RLIMIT_STACK):
-            resource.setrlimit(limit, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    if limits:
+        raise_limits()
     if user != "root":
         entry = pwd.getpwnam(user)
         os.setgroups([])
@@ -291,7 +296,18 @@ def exec_daemon(name: str, argv: list[str], user: str = "root", limits: bool = T
     os.execve(argv[0], argv, DAEMON_ENVIRONMENT)
 
 
-def wait_for(what: str, condition, seconds: float = 30) -> None:
+def raise_limits() -> None:
+    """Those of Debian's slurmd.service, as far as this machine lets its root go."""
+    for limit, value in {
+        resource.RLIMIT_NOFILE: 131072,
+        resource.RLIMIT_MEMLOCK: resource.RLIM_INFINITY,
+        resource.RLIMIT_STACK: resource.RLIM_INFINITY,
+    }.items():
+        with contextlib.suppress(ValueError):
+            resource.setrlimit(limit, (value, value))
+
+
+def wait_for(what: str, condition: Callable[[], bool], seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not condition():
         failed = [path.read_text() for path in LOGS.glob("*.failed")]

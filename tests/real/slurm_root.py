@@ -47,6 +47,7 @@ HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent.parent
 USER_PATH = "/usr/local/bin:/usr/bin:/bin"
 ROOT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+START_SECONDS = 120  # what a start may take on a very busy machine
 CGROUP_VARIABLE = "SLURM_ROOT_CGROUP"  # v1, v2 or none, against what the machine suggests
 
 Word = str | bytes | os.PathLike
@@ -103,8 +104,8 @@ class SlurmRoot:
         cls, suite: str, layers: list[str], nodes: int, name: str, slurm_conf: str, slurm: bool, tied: bool
     ) -> "SlurmRoot":
         STATES.mkdir(mode=0o700, exist_ok=True)
-        with debian_root.locked(STATES / f"{name}.lock"):
-            sweep()
+        sweep()
+        with debian_root.locked(lock_file(name)):
             if state_file(name).exists():
                 raise SlurmRootError(f"`{name}` is running already; end it with `slurm_root.py down {name}`")
             cgroup, directories = cgroups_for(name)
@@ -142,7 +143,8 @@ class SlurmRoot:
                 save(state)
             self = cls(state, hold)
             with open(report) as file:
-                answer = json.loads(file.readline() or '{"error": "it died while starting"}')
+                started = select.select([file], [], [], START_SECONDS)[0]
+                answer = json.loads((started and file.readline()) or '{"error": "its first process said nothing"}')
             if "error" in answer:
                 message = f"`{name}` did not start: {answer['error']}\n{self._logs()}"
                 self.stop()
@@ -476,6 +478,10 @@ def state_file(name: str) -> Path:
     return STATES / f"{name}.json"
 
 
+def lock_file(name: str) -> Path:
+    return STATES / f"{name}.lock"
+
+
 def log_file(name: str) -> Path:
     return STATES / f"{name}.log"
 
@@ -510,9 +516,11 @@ def alive(state: dict) -> bool:
 
 def sweep() -> None:
     """Clean up after roots whose first process is gone."""
-    for state in states():
-        if not alive(state):
-            end(state)
+    for name in [state["name"] for state in states()]:
+        with debian_root.locked(lock_file(name), wait=False) as held:  # else it is just starting
+            state = read_state(state_file(name)) if held else None
+            if state and not alive(state):
+                end(state)
 
 
 def end(state: dict) -> None:
@@ -527,7 +535,7 @@ def end(state: dict) -> None:
     if state["boot"] == boot_id():
         for directory in state["cgroups"]:
             remove_cgroup(Path(directory))
-    for path in (state_file(state["name"]), log_file(state["name"])):
+    for path in (state_file(state["name"]), log_file(state["name"]), lock_file(state["name"])):
         path.unlink(missing_ok=True)
 
 

@@ -39,7 +39,7 @@ def command(prefix: str, as_json: bool, image: str, words: tuple[str, ...]) -> N
     sys.exit(1 if "error" in shown else 0)
 
 
-def as_data(decision: Any, trace: list) -> dict[str, Any]:
+def as_data(decision: Any, trace: list[tuple[str, str, str]]) -> dict[str, Any]:
     """The documented JSON form of a decision."""
     import os
 
@@ -70,7 +70,7 @@ def as_data(decision: Any, trace: list) -> dict[str, Any]:
     }
 
 
-def steps(trace: list) -> list[dict[str, str]]:
+def steps(trace: list[tuple[str, str, str]]) -> list[dict[str, str]]:
     return [{"step": step, "result": result, "why": why} for step, result, why in trace]
 
 
@@ -99,7 +99,9 @@ def as_text(shown: dict[str, Any]) -> list[str]:
     for mount in shown["mounts"]:
         how = " read-only" if mount["readonly"] else ""
         must = "" if mount["wish"] else ", if possible"
-        lines.append(f"  {visible(mount['source'])} -> {visible(mount['target'])}{how}  ({mount['why']}{must})")
+        lines.append(
+            f"  {visible(mount['source'])} -> {visible(mount['target'])}{how}  ({mount['why']}{must})"
+        )
     lines += [f"  working directory: {visible(shown['workdir'])}"]
     lines += [head("environment of the runtime")]
     lines += [f"  set    {visible(name)}={visible(value)}" for name, value in shown["env"]["set"].items()]

@@ -23,7 +23,9 @@ def command(prefix: str, name: str, as_json: bool) -> None:
         near = nearest(name, list(by_name))
         hints = [f"{a.source} has one that cannot be used: {a.reason}" for a in aside]
         hints += [f"did you mean `{near}`?"] if near else []
-        raise RuntimeUnknown(f"no container runtime is called `{name}`", *hints, "see `slurm-oci-plugins list`")
+        raise RuntimeUnknown(
+            f"no container runtime is called `{name}`", *hints, "see `slurm-oci-plugins list`"
+        )
     runtime = by_name[name].runtime
     state = attrs.asdict(state_of(by_name[name], gathered))
     state |= {
