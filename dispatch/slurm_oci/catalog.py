@@ -5,20 +5,28 @@ module. What they were made from is recorded in them; if any of it has changed, 
 have been written by somebody else, it is not trusted and the plugins are asked again.
 """
 
+import _imp
 import marshal
 import os
-import stat
 import sys
 
+from slurm_oci.modules import is_same
 from slurm_oci.problems import RuntimeMissing
 from slurm_oci.values import TYPE_CHECKING, Runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
-FORMAT = 1
+    from slurm_oci.values import Step
+
+FORMAT = 2
 TEXT = "catalog.json"
+HEAD = b"slurm-oci catalog\n"  # of the twin; then FORMAT, a check sum of the rest, and the rest
+
+
+class Untrusted(Exception):
+    """The catalog is not to be used; the message says why."""
 
 
 def twin(prefix: str) -> str:
@@ -26,35 +34,84 @@ def twin(prefix: str) -> str:
     return os.path.join(prefix, f"catalog.{sys.implementation.cache_tag}")
 
 
-def read(prefix: str) -> "dict[str, Any] | None":
-    """The catalog of the installation, or None where it is not there or not to be trusted."""
+def read(
+    prefix: str, trace: "list[Step] | None" = None, warn: "Callable[[str], None] | None" = None
+) -> "dict[str, Any] | None":
+    """The catalog of the installation, or None where it is not there or not to be trusted.
+
+    Why not is a step of `trace`; `warn` is told where somebody else could have written it.
+    """
     try:
-        with open(twin(prefix), "rb", 0) as file:
-            found = os.fstat(file.fileno())
-            if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                return None
-            if found.st_uid not in (0, os.stat(prefix).st_uid):
-                return None
-            catalog = marshal.loads(file.read())
-    except (OSError, ValueError, EOFError, TypeError):
+        catalog = unpacked(content_of(twin(prefix), prefix, warn))
+        for path, recorded in catalog["made_from"]:
+            if not is_same(recorded, os.path.join(prefix, path)):
+                raise Untrusted(f"`{path}` has changed since `slurm-oci-plugins compile`")
+    except Untrusted as why:
+        if trace is not None:
+            trace.append(("catalog", "not used", f"{why}: the plugins are asked"))
         return None
-    if type(catalog) is not dict or catalog.get("format") != FORMAT:
-        return None
-    return catalog if is_fresh(catalog) else None
+    return catalog
 
 
-def is_fresh(catalog: "Mapping[str, Any]") -> bool:
-    """Whether everything that the catalog was made from is as it was."""
-    return all(signature(path) == recorded for path, recorded in catalog["made_from"])
-
-
-def signature(path: str) -> "tuple[int, int] | None":
-    """Size and modification time (ns) of what is at `path`, None for nothing."""
+def content_of(path: str, prefix: str, warn: "Callable[[str], None] | None") -> bytes:
+    """What the file holds. Raises Untrusted."""
     try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Untrusted(f"cannot read `{path}`: {error.strerror}") from None
+    try:
+        found = os.fstat(descriptor)
+        if found.st_mode & 0o022 or found.st_uid and found.st_uid != os.stat(prefix).st_uid:
+            why = f"`{path}` could have been written by others than the installation's owner"
+            if warn:
+                warn(f"{why}, and is not used: chown it to him, chmod go-w")
+            raise Untrusted(why)
+        return os.read(descriptor, found.st_size)
+    except OSError as error:
+        raise Untrusted(f"cannot read `{path}`: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
+
+
+def packed(catalog: "Mapping[str, Any]") -> bytes:
+    """The twin's content. What is of one runtime or one image kind is packed by itself, so that a
+    task unpacks no more than it needs, however many runtimes there are."""
+    parts = {
+        part: {name: marshal.dumps(value) for name, value in catalog[part].items()}
+        for part in ("runtimes", "candidates")
+    }
+    body = marshal.dumps({**catalog, **parts})
+    return HEAD + bytes([FORMAT]) + _imp.source_hash(FORMAT, body) + body
+
+
+def unpacked(content: bytes) -> "dict[str, Any]":
+    """The catalog in a twin's content. Raises Untrusted.
+
+    With the check sum right it is what `packed` wrote, and needs no further checking.
+    """
+    start = len(HEAD) + 9
+    if content[: len(HEAD)] != HEAD or content[len(HEAD) : start - 8] != bytes([FORMAT]):
+        raise Untrusted("the catalog is of another version")
+    if content[start - 8 : start] != _imp.source_hash(FORMAT, content[start:]):
+        raise Untrusted("the catalog is damaged")
+    catalog: dict[str, Any] = marshal.loads(content[start:])
+    return {**catalog, **{part: Packed(catalog[part]) for part in ("runtimes", "candidates")}}
+
+
+class Packed(dict):  # type: ignore[type-arg]
+    """A dictionary whose values are unpacked when they are asked for."""
+
+    def __getitem__(self, name: str) -> "Any":
+        return marshal.loads(super().__getitem__(name))
+
+    def get(self, name: str, default: "Any" = None) -> "Any":
+        return self[name] if name in self else default
+
+    def values(self) -> "Iterator[Any]":  # type: ignore[override]
+        return (self[name] for name in self)
+
+    def items(self) -> "Iterator[tuple[str, Any]]":  # type: ignore[override]
+        return ((name, self[name]) for name in self)
 
 
 def build(prefix: str) -> "dict[str, Any]":
@@ -72,7 +129,10 @@ def load(name: str, catalog: "Mapping[str, Any]", prefix: str) -> Runtime:
 
         return defined.runtime(name, entry["run"], entry["accepts"], entry["summary"])
     try:
-        module = from_file(entry["file"]) if "file" in entry else from_name(entry["module"])
+        if "file" in entry:
+            module = from_file(os.path.join(prefix, entry["file"]))
+        else:
+            module = from_name(entry["module"])
         found: Runtime = next(r for r in module.slurm_oci_runtimes() if r.name == name)
         return found
     except Exception as error:
@@ -108,7 +168,7 @@ def probed(
         return {}
     path = executables[runtime.executables[0]]
     for known in catalog["probed"].get(runtime.name, ()):
-        if known["path"] == path and known["signature"] == signature(path):
+        if known["path"] == path and is_same(known["signature"], path):
             found: Mapping[str, Any] = known["found"]
             return found
     return runtime.probe(path)

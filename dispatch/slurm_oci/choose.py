@@ -39,21 +39,21 @@ def choose(
         name, asked_by = by_rule(request, job, image, site["rules"], trace)
     if name:
         return name, named(name, asked_by, image, runtimes, site, places, trace)
-    passed_over = []
-    for name in catalog["order"]:
-        runtime = runtimes[name]
-        if image.kind not in runtime["accepts"]:
-            passed_over.append(f"{name}: does not take images of kind {image.kind}")
-            continue
-        executables, missing = find_all(runtime["executables"], site["executables"], places)
+    passed_over = {}
+    for name, needed in catalog["candidates"].get(image.kind, ()):
+        executables, missing = find_all(needed, site["executables"], places)
         if missing:
-            passed_over.append(f"{name}: `{missing}` is not on this node")
+            passed_over[name] = f"`{missing}` is not on this node"
             trace.append(("runtime", f"not {name}", f"`{missing}` is not on this node"))
             continue
         trace.append(("runtime", name, f"the first in the site's order that takes {image.kind}"))
         return name, executables
     raise RuntimeNone(
-        f"no container runtime on this node takes `{image.name}`, of kind {image.kind}", *passed_over
+        f"no container runtime on this node takes `{image.name}`, of kind {image.kind}",
+        *(
+            f"{name}: {passed_over.get(name) or f'does not take images of kind {image.kind}'}"
+            for name in catalog["order"]
+        ),
     )
 
 

@@ -20,7 +20,7 @@ SLURMS_OWN = (
 )
 # Directories that every image has its own of: the job's is never laid over them.
 SYSTEM = ("/bin", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/sbin", "/sys", "/usr")
-TOP = ("/", "/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/tmp", "/var", *SYSTEM)
+TOP = ("/", "/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/var")
 
 
 def build(request: Request, job: Job, image: Image, settings: Settings) -> Container:
@@ -35,7 +35,7 @@ def build(request: Request, job: Job, image: Image, settings: Settings) -> Conta
         settings=settings,
         command=command,
         env=variables(job, settings),
-        mounts=mounts(request, job, settings, command),
+        mounts=mounts(request, job, image, settings, command),
         workdir=settings.workdir or job.cwd,
     )
     if image.root and request.step_kind != "batch":
@@ -57,7 +57,9 @@ def is_kept(name: str, profile: str) -> bool:
     return profile == "all" or (profile == "slurm" and name.startswith(SLURMS_OWN))
 
 
-def mounts(request: Request, job: Job, settings: Settings, command: tuple[str, ...]) -> tuple[Mount, ...]:
+def mounts(
+    request: Request, job: Job, image: Image, settings: Settings, command: tuple[str, ...]
+) -> tuple[Mount, ...]:
     """The wishes, and of the defaults those whose place is not taken; parents before children."""
     found = {mount.target: mount for mount in settings.mounts}
     if request.step_kind == "batch" and command:
@@ -73,17 +75,20 @@ def mounts(request: Request, job: Job, settings: Settings, command: tuple[str, .
     places.append((job.cwd, "the job's directory"))
     for place, why in places:
         wish = why == "home" and settings.wished("home")
-        if is_ours(place) and not any(is_below(place, target) for target in found):
+        if is_ours(place, image) and not any(is_below(place, target) for target in found):
             found[place] = Mount(place, place, False, wish, why)
     return tuple(sorted(found.values(), key=lambda mount: mount.target))
 
 
-def is_ours(place: str) -> bool:
+def is_ours(place: str, image: Image) -> bool:
     """Whether the host's directory `place` may be laid over the image's by default."""
     if place == "/tmp":
         return True
-    system = any(is_below(place, folder) for folder in SYSTEM)
-    return place not in TOP and not system and place.startswith("/") and os.path.isdir(place)
+    if not place.startswith("/") or any(is_below(place, folder) for folder in SYSTEM):
+        return False
+    if place in TOP:  # images have things of their own there
+        return place != "/" and bool(image.root) and not resolve(image.root, place)[1]
+    return os.path.isdir(place)
 
 
 def is_below(path: str, folder: str) -> bool:
@@ -149,7 +154,10 @@ def placed(container: Container) -> tuple[tuple[Mount, ...], tuple[Mount, ...]]:
 
 def workdir_in(container: Container) -> tuple[str, tuple[str, ...]]:
     """Where the command starts, seen from the image's root directory and the mounts, and a note
-    if that is not the job's directory. Raises SettingRefused for a wish that cannot be had."""
+    if that is not the job's directory. Raises SettingRefused for a wish that cannot be had.
+
+    A file cannot be looked into: there a wish stays as it is, for the runtime to try.
+    """
     workdir = container.workdir
     for mount in reversed(container.mounts):
         if is_below(workdir, mount.target):
@@ -157,8 +165,10 @@ def workdir_in(container: Container) -> tuple[str, tuple[str, ...]]:
             there = os.path.isdir(inside)
             break
     else:
+        if not container.image.root and (container.workdir_wished or workdir == "/"):
+            return workdir, ()
         inside, there = resolve(container.image.root, workdir)
-        there = there and os.path.isdir(container.image.root + inside)
+        there = there and bool(container.image.root) and os.path.isdir(container.image.root + inside)
     return (workdir, ()) if there else no_workdir(container)
 
 
@@ -171,7 +181,8 @@ def no_workdir(container: Container) -> tuple[str, tuple[str, ...]]:
             f" `{container.image.name}`",
             f"mount it, as in SLURM_OCI_MOUNTS={workdir}:{workdir}, or name a directory of the image",
         )
-    return "/", (f"the command starts in `/`: the image has no `{workdir}`",)
+    why = "the image has no" if container.image.root else "a file cannot be searched for"
+    return "/", (f"the command starts in `/`: {why} `{workdir}`",)
 
 
 def require_utf8(runtime: str, container: Container) -> None:

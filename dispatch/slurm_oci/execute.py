@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import NoReturn
 
-ALL = range(1, signals.NSIG)
+ALL = signals.valid_signals()
 FROM_TERMINAL = 0x80  # SI_KERNEL: the whole foreground process group has got it, the child too
 
 
@@ -47,13 +47,14 @@ def start(argv: tuple[str, ...], env: "Mapping[str, str]", cwd: str) -> "NoRetur
         raise RuntimeFailed(f"cannot start `{argv[0]}`: {error}") from None
 
 
-def supervise(plan: Plan, private: str) -> int:
+def supervise(plan: Plan, private: str, node: str) -> int:
     """Carries out the plan in the private directory, waits, cleans up. The exit status.
 
     Signals sent to this process reach the container; those that the terminal sends to the whole
     foreground group are not sent twice.
     """
     signals.pthread_sigmask(signals.SIG_BLOCK, ALL)
+    state.make(private, node)
     try:
         write(plan, private)
         for argv in plan.prepare:
@@ -71,7 +72,7 @@ def write(plan: Plan, private: str) -> None:
     """Makes the plan's folders, links and files. Raises StateUnavailable."""
     try:
         for folder in plan.folders:
-            os.mkdir(os.path.join(private, folder), 0o700)
+            os.mkdir(os.path.join(private, folder), 0o755)
         for name, target in plan.links:
             os.symlink(target, os.path.join(private, name))
         for file in plan.files:

@@ -56,9 +56,7 @@ def judge(home: str, uid: int) -> Judgement:
     can be written by anybody else; of a symbolic link, each link's directory is judged too.
     """
     if not home.startswith("/"):
-        return Judgement(
-            warning=f"going on without ~/{NAME}: the home `{home}` is no absolute path"
-        )
+        return Judgement(warning=f"going on without ~/{NAME}: the home `{home}` is no absolute path")
     path = f"{home.rstrip('/')}/{NAME}"
     steps = [path]
     try:
@@ -90,9 +88,7 @@ def follow(steps: list[str]) -> int:
 
 def opened(path: str) -> int:
     try:  # without blocking, since a FIFO would keep us until somebody writes to it
-        return os.open(
-            path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
-        )
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ELOOP):
             raise
@@ -139,9 +135,7 @@ def not_opened(home: str, steps: list[str], error: OSError) -> Judgement:
     )
 
 
-def judge_file(
-    steps: list[str], status: os.stat_result, head: bytes | None, uid: int
-) -> list[HookUnsafe]:
+def judge_file(steps: list[str], status: os.stat_result, head: bytes | None, uid: int) -> list[HookUnsafe]:
     path, real = steps[0], steps[-1]
     it = f"`{path}`" if real == path else f"`{real}`, to which `{path}` leads,"
     if not stat.S_ISREG(status.st_mode):
@@ -184,9 +178,7 @@ def judge_directories(steps: list[str], uid: int) -> list[HookUnsafe]:
     return findings
 
 
-def unsafe_directory(
-    directory: str, reason: str, steps: list[str], mine: bool, uid: int
-) -> HookUnsafe:
+def unsafe_directory(directory: str, reason: str, steps: list[str], mine: bool, uid: int) -> HookUnsafe:
     path, where = steps[0], quoted(directory)
     is_home = directory == os.path.dirname(path)
     it = f"`{directory}` of `{path}`" if is_home else f"`{directory}`, to which `{path}` leads,"

@@ -258,9 +258,7 @@ CHOICE = (
 
 def nameless(name: str) -> ImageMissing:
     if name.startswith("file:"):
-        return ImageMissing(
-            f"`{shown(name)}` has no absolute path", "write `file:///…`, or the path"
-        )
+        return ImageMissing(f"`{shown(name)}` has no absolute path", "write `file:///…`, or the path")
     if name:
         return ImageMissing(f"`{shown(name)}` names no image: nothing follows the colon", CHOICE)
     return ImageMissing(
@@ -269,9 +267,7 @@ def nameless(name: str) -> ImageMissing:
     )
 
 
-def not_accessible(
-    name: str, cwd: str, path: str, error: OSError
-) -> ImageMissing | ImageUnreadable:
+def not_accessible(name: str, cwd: str, path: str, error: OSError) -> ImageMissing | ImageUnreadable:
     if isinstance(error, PermissionError):
         return unreadable(path)
     if error.errno == errno.ENAMETOOLONG:
@@ -324,9 +320,7 @@ def missing(name: str, cwd: str, path: str) -> ImageMissing:
     if name.startswith("~"):
         hints.append("the shell leaves `~` as it is after `=` and in quotes: write `$HOME/…`")
     elif "$" in name:
-        hints.append(
-            "nothing replaces variables in `#SBATCH` lines and single quotes: write it in full"
-        )
+        hints.append("nothing replaces variables in `#SBATCH` lines and single quotes: write it in full")
     elif name.startswith("docker:"):
         hints.append(f"an image in a registry is written `docker://{shown(name[7:].lstrip('/'))}`")
     elif is_registry_name(name) and not os.path.lexists(absolute(name.partition("/")[0], cwd)):
@@ -362,9 +356,7 @@ def nearby(path: str) -> list[str]:
     near = (begun + [n for n in get_close_matches(lost, names, 3) if n not in begun])[:3]
     base = path.rstrip("/")
     if near:
-        return [
-            "did you mean " + ", or ".join(f"`{shown(f'{base}/{name}')}`" for name in near) + "?"
-        ]
+        return ["did you mean " + ", or ".join(f"`{shown(f'{base}/{name}')}`" for name in near) + "?"]
     seen = [name for name in names if not name.startswith(".")]
     if not seen:
         return [f"`{shown(path)}` is there, and is empty"]

@@ -233,7 +233,11 @@ def uninstall(prefix: str) -> list[str]:
             path = os.path.join(prefix, name)
             if name.startswith("lib-") or name == "user_templates":
                 shutil.rmtree(path)
-            elif name.startswith("catalog.") or name in ("lib", "oci.conf.new") or (name == "oci.conf" and read(path) == ociconf.multi(prefix)):
+            elif (
+                name.startswith("catalog.")
+                or name in ("lib", "oci.conf.new")
+                or (name == "oci.conf" and read(path) == ociconf.multi(prefix))
+            ):
                 remove(path)
         remove(os.path.join(prefix, "plugins.d", "README"))
         for folder in ("bin", "plugins.d", ""):

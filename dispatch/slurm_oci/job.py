@@ -34,8 +34,13 @@ def read(request: Request, environ: "Mapping[str, str]", trace: "list[Step]") ->
     env, source, why = environment(request, environ)
     if env is None:
         env = {
-            "HOME": home, "USER": user, "LOGNAME": user, "SHELL": shell, "PATH": STANDARD_PATH,
-            "SLURM_JOB_ID": str(request.job), "SLURM_STEP_ID": str(request.step),
+            "HOME": home,
+            "USER": user,
+            "LOGNAME": user,
+            "SHELL": shell,
+            "PATH": STANDARD_PATH,
+            "SLURM_JOB_ID": str(request.job),
+            "SLURM_STEP_ID": str(request.step),
             "SLURM_LOCALID": str(request.task),
         }
     trace.append(("environment", source, why))
@@ -49,7 +54,9 @@ def environment(request: Request, environ: "Mapping[str, str]") -> "tuple[dict[s
     if environ.get("SLURM_OCI_HOOK") != mark(request):
         return found, source, why
     # Shells drop what no shell variable can be called, exported functions of bash among them.
-    lost = {name: value for name, value in (found or {}).items() if not name.isidentifier()}
+    lost = {
+        name: value for name, value in (found or {}).items() if not (name.isascii() and name.isidentifier())
+    }
     return {**lost, **at_start()}, "process", "the user's hook handed back: its environment counts"
 
 

@@ -6,7 +6,7 @@ import sys
 from slurm_oci import catalog as catalogs
 from slurm_oci import container, execute, hook, image, job, request, settings, state
 from slurm_oci.choose import choose
-from slurm_oci.problems import PluginFailed, Problem, RequestMalformed, SettingRefused
+from slurm_oci.problems import Internal, PluginFailed, Problem, RequestMalformed, SettingRefused
 from slurm_oci.values import TYPE_CHECKING, Container, Image, Job, Plan, Request, Runtime, Settings, Value
 
 if TYPE_CHECKING:
@@ -39,14 +39,20 @@ def main(words: "Sequence[str]", prefix: str) -> int:
         asked = request.read(words, environ)
         told = job.read(asked, environ, trace)
         asked = resolve_bundle(asked, told)
-        catalog = catalogs.read(prefix) or catalogs.build(prefix)
-        decision = decide(asked, told, environ, catalog, prefix, trace, state.make)
+        catalog = catalogs.read(prefix, trace, execute.warn) or catalogs.build(prefix)
+        decision = decide(asked, told, environ, catalog, prefix, trace, state.place)
         return carry_out(decision, trace)
     except Problem as problem:
         if os.environ.get("SLURM_OCI_DEBUG") == "1":
             show(trace)
         execute.report(problem)
         return problem.status
+    except Exception as error:
+        import traceback  # a bug of ours, and the one case where its traceback helps
+
+        execute.tell(traceback.format_exc().rstrip())
+        execute.report(Internal(f"{type(error).__name__}: {error}", "please report the lines above"))
+        return Internal.status
 
 
 def resolve_bundle(asked: Request, told: Job) -> Request:
@@ -108,13 +114,8 @@ def decide(
         probed=catalogs.probed(runtime, executables, catalog),
         prefix=prefix,
     )
-    private = private_directory(asked, site["state"]) if runtime.private else ""
-    try:
-        plan = planned(runtime, box.replace(private=private))
-    except BaseException:
-        if private:
-            state.remove(private)
-        raise
+    private = private_directory(asked, site["state"]) if picture.kind in runtime.private else ""
+    plan = planned(runtime, box.replace(private=private))
     notes += plan.notes
     return Decision(asked, told, picture, wanted, name, plan, private, box, tuple(notes))
 
@@ -183,7 +184,7 @@ def carry_out(decision: Decision, trace: "list[Step]") -> int:
     for note in decision.notes:
         execute.warn(note)
     if decision.plan.mode == "supervise":
-        return execute.supervise(decision.plan, decision.private)
+        return execute.supervise(decision.plan, decision.private, decision.request.node)
     if not decision.runtime:
         execute.become_hook(decision.plan)
     execute.become(decision.plan)

@@ -6,9 +6,9 @@ from typing import Any
 
 import attrs
 
-from slurm_oci.catalog import signature
 from slurm_oci.choose import find_all
 from slurm_oci.job import STANDARD_PATH
+from slurm_oci.modules import signature
 from slurm_oci.plugins import Found, Gathered
 
 

@@ -14,6 +14,7 @@ from slurm_oci import catalog, hookspecs, site
 from slurm_oci.choose import ORDER
 from slurm_oci.defined import runtime as defined_runtime
 from slurm_oci.image import KINDS
+from slurm_oci.modules import signature
 from slurm_oci.problems import nearest
 from slurm_oci.values import Runtime
 
@@ -55,7 +56,7 @@ class Gathered:
     site: "site.Site"
     found: tuple[Found, ...]
     aside: tuple[Aside, ...]
-    made_from: tuple[str, ...]
+    made_from: dict[str, tuple[int, int] | None]  # path -> its signature before it was read
 
     def order(self) -> list[str]:
         """The names of the runtimes in the order in which they are tried."""
@@ -67,27 +68,39 @@ class Gathered:
         return [*first, *rest, *last]
 
     def catalog(self, probed: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The catalog: plain data, as `catalog.read` gives it."""
+        """The catalog: plain data, as `catalog.read` gives it. Paths in the installation are
+        relative to it, so that a copy of it elsewhere holds."""
         by_name = {found.runtime.name: found for found in self.found}
+        order = self.order()
         return {
             "format": catalog.FORMAT,
-            "made_from": [(path, catalog.signature(path)) for path in self.made_from],
-            "site": self.site.plain(),
-            "order": self.order(),
-            "runtimes": {name: entry(by_name[name]) for name in self.order()},
+            "made_from": [(self.inside(path), signature) for path, signature in self.made_from.items()],
+            "site": {key: value for key, value in self.site.plain().items() if key != "runtimes"},
+            "order": order,
+            "candidates": {
+                kind: [
+                    (name, list(by_name[name].runtime.executables))
+                    for name in order
+                    if kind in by_name[name].runtime.accepts
+                ]
+                for kind in KINDS
+            },
+            "runtimes": {name: self.entry(by_name[name]) for name in order},
             "probed": probed or {},
         }
 
+    def entry(self, found: Found) -> dict[str, Any]:
+        runtime, origin = found.runtime, found.origin
+        return {
+            "summary": runtime.summary,
+            "source": found.source,
+            "accepts": list(runtime.accepts),
+            "executables": list(runtime.executables),
+            **({**origin, "file": self.inside(origin["file"])} if "file" in origin else origin),
+        }
 
-def entry(found: Found) -> dict[str, Any]:
-    runtime = found.runtime
-    return {
-        "summary": runtime.summary,
-        "source": found.source,
-        "accepts": list(runtime.accepts),
-        "executables": list(runtime.executables),
-        **found.origin,
-    }
+    def inside(self, path: str) -> str:
+        return path.removeprefix(self.prefix.rstrip("/") + "/")
 
 
 def gather(prefix: str) -> Gathered:
@@ -95,13 +108,13 @@ def gather(prefix: str) -> Gathered:
 
     Raises SiteInvalid.
     """
+    made_from = {path: signature(path) for path in sources(prefix)}
     settings = site.read(os.path.join(prefix, site.NAME))
     found: list[Found] = []
     aside: list[Aside] = []
-    made_from = [os.path.join(prefix, name) for name in (site.NAME, "plugins.d")]
     manager = Manager(hookspecs.GROUP)
     manager.add_hookspecs(hookspecs)
-    for name, source, origin, load in plugins(prefix, made_from):
+    for name, source, origin, load in plugins(prefix):
         try:
             runtimes = ask(manager, name, load())
         except BaseException as error:  # a plugin may even raise SystemExit
@@ -124,10 +137,27 @@ def gather(prefix: str) -> Gathered:
             aside.append(Aside(name, path, fault))
         else:
             found.append(Found(runtime, path, {"run": definition.run}))
-    return Gathered(prefix, settings, tuple(found), tuple(aside), tuple(made_from))
+    return Gathered(prefix, settings, tuple(found), tuple(aside), made_from)
 
 
-def plugins(prefix: str, made_from: list[str]) -> Iterator[tuple[str, str, dict[str, Any], Any]]:
+def sources(prefix: str) -> Iterator[str]:
+    """The files and folders that tell, by their signatures, whether asking again could give other
+    answers. A distribution that comes or goes changes the library's own time."""
+    yield from (os.path.join(prefix, name) for name in (site.NAME, "lib", "plugins.d"))
+    yield from drop_ins(prefix)
+    for point in metadata.entry_points(group=hookspecs.GROUP):
+        for file in (point.dist and point.dist.files) or ():
+            if file.name == "entry_points.txt" and point.dist:
+                yield os.path.realpath(str(point.dist.locate_file(file)))
+
+
+def drop_ins(prefix: str) -> list[str]:
+    folder = os.path.join(prefix, "plugins.d")
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    return [os.path.join(folder, name) for name in names if name.endswith(".py")]
+
+
+def plugins(prefix: str) -> Iterator[tuple[str, str, dict[str, Any], Any]]:
     """Every plugin's name, source, origin and loader: built-in ones first, drop-ins last."""
     points = metadata.entry_points(group=hookspecs.GROUP)
 
@@ -138,13 +168,8 @@ def plugins(prefix: str, made_from: list[str]) -> Iterator[tuple[str, str, dict[
     for point in sorted(points, key=rank):
         source = f"{point.dist.name} {point.dist.version}" if point.dist else "?"
         yield point.name, source, {"module": point.module}, point.load
-    folder = os.path.join(prefix, "plugins.d")
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    for name in names:
-        path = os.path.join(folder, name)
-        if name.endswith(".py"):
-            made_from.append(path)
-            yield name, path, {"file": path}, lambda path=path: catalog.from_file(path)
+    for path in drop_ins(prefix):
+        yield os.path.basename(path), path, {"file": path}, lambda path=path: catalog.from_file(path)
 
 
 def ask(manager: Manager, name: str, module: ModuleType) -> list[Runtime]:

@@ -30,6 +30,10 @@ class Problem(Exception):
         return [first, *("  " + visible(hint) for hint in hints)]
 
 
+class Internal(Problem):
+    """A mistake of this program's own. Its traceback is printed: please report it."""
+
+
 class RequestMalformed(Problem):
     """The entry point was called with other words than `%b %m %u %U %n %j %s %t`."""
 

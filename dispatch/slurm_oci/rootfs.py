@@ -19,30 +19,39 @@ def resolve(root: str, path: str) -> tuple[str, bool]:
     The result starts with `/` and is relative to `root`. A loop of links counts as missing.
     """
     done: list[str] = []
-    todo = [part for part in reversed(path.split("/")) if part not in ("", ".")]
+    todo = parts(path)
     links = 0
     while todo:
         part = todo.pop()
-        if part == "..":
-            done = done[:-1]
+        if part in ("", ".", ".."):
+            if not os.path.isdir(root + "/" + "/".join(done)):
+                return missing(done, part, todo)
+            done = done[:-1] if part == ".." else done
             continue
-        here = root + "/" + "/".join([*done, part])
         try:
-            target = os.readlink(here)
+            target = os.readlink(root + "/" + "/".join([*done, part]))
         except FileNotFoundError:
-            rest = [part, *reversed(todo)]
-            return "/" + "/".join([*done, *rest]), False
+            return missing(done, part, todo)
         except OSError:  # EINVAL: no link
             done.append(part)
             continue
         links += 1
         if links > LINKS_AT_MOST:
-            return "/" + "/".join([*done, part, *reversed(todo)]), False
+            return missing(done, part, todo)
         if target.startswith("/"):
             done = []
-        todo += [name for name in reversed(target.split("/")) if name not in ("", ".")]
+        todo += parts(target)
     inside = "/" + "/".join(done)
     return inside, os.path.lexists(root + inside)
+
+
+def parts(path: str) -> list[str]:
+    """The components of `path`, last one first; an empty one or a dot wants a directory before it."""
+    return path.lstrip("/").split("/")[::-1] if path.strip("/") else []
+
+
+def missing(done: list[str], part: str, todo: list[str]) -> tuple[str, bool]:
+    return "/" + "/".join(name for name in [*done, part, *reversed(todo)] if name not in ("", ".")), False
 
 
 def find_command(root: str, command: str, path: str, cwd: str = "/") -> str:
@@ -64,32 +73,34 @@ class Cover(Value):
     without changing the image. What the image has there is brought back entry by entry."""
 
     parent: str  # in the container
-    folders: tuple[str, ...]  # of the image's own, to bind back; in the container, as all here
+    folders: tuple[str, ...]  # of the image's own, to bind back; paths in the container, as all here
     files: tuple[str, ...]  # likewise
     links: tuple[tuple[str, str], ...]  # likewise, to make again: (path, what it points to)
-    new_folders: tuple[str, ...]  # parents first
+    new_folders: tuple[str, ...]  # mount points to make, parents first
     new_files: tuple[str, ...]
 
 
-def covers(root: str, mounts: "Iterable[Mount]") -> tuple[Cover, ...]:
-    """How to get the targets of `mounts` that the image at `root` lacks; parents first.
+def covers(root: str, mounts: "Iterable[Mount]", lacking: "Iterable[Mount]") -> tuple[Cover, ...]:
+    """How to get the targets of those of `mounts` that the image at `root` lacks; parents first.
 
     The targets must have their links followed (`resolve`).
     """
     by_parent: dict[str, list[Mount]] = {}
-    for mount in mounts:
+    for mount in lacking:
         parent = mount.target
         while not os.path.isdir(root + parent):
             parent = os.path.dirname(parent)
         by_parent.setdefault(parent, []).append(mount)
-    return tuple(cover(root, parent, by_parent[parent]) for parent in sorted(by_parent))
+    taken = {mount.target for mount in mounts}
+    return tuple(cover(root, parent, by_parent[parent], taken) for parent in sorted(by_parent))
 
 
-def cover(root: str, parent: str, mounts: "list[Mount]") -> Cover:
+def cover(root: str, parent: str, lacking: "list[Mount]", taken: set[str]) -> Cover:
     inner = [(os.path.join(parent, name), what) for name, what in entries(root + parent)]
-    folders: dict[str, None] = {}  # as ordered sets
-    files: dict[str, None] = {}
-    for mount in mounts:
+    # As ordered sets. What is mounted over anyway needs no more than its mount point.
+    folders = {path: None for path, what in inner if what == "folder" and path in taken}
+    files = {path: None for path, what in inner if what == "file" and path in taken}
+    for mount in lacking:
         parts = mount.target[len(parent.rstrip("/")) + 1 :].split("/")
         steps = [os.path.join(parent, *parts[:n]) for n in range(1, len(parts) + 1)]
         is_folder = os.path.isdir(mount.source)
@@ -97,8 +108,8 @@ def cover(root: str, parent: str, mounts: "list[Mount]") -> Cover:
         files.update({} if is_folder else {steps[-1]: None})
     return Cover(
         parent,
-        tuple(path for path, what in inner if what == "folder"),
-        tuple(path for path, what in inner if what == "file"),
+        tuple(path for path, what in inner if what == "folder" and path not in taken),
+        tuple(path for path, what in inner if what == "file" and path not in taken),
         tuple((path, what[1]) for path, what in inner if isinstance(what, tuple)),
         tuple(folders),
         tuple(files),

@@ -59,16 +59,16 @@ def combine(layers: "Iterable[tuple[str, Mapping[str, Any]]]", cwd: str) -> Sett
     for origin, layer in layers:
         for name, value in layer.items():
             label = PREFIX + name.upper() if origin == "job" else f"`{name}` in {origin}"
-            if name == "mounts":
+            if value == "":
+                continue  # an empty variable asks for nothing
+            elif name == "mounts":
                 mounts += read_mounts(value, label, cwd)
             elif name in CHOICES and value not in CHOICES[name]:
                 raise SettingInvalid(
                     f"{label} is `{value}`: expected " + " or ".join(f"`{c}`" for c in CHOICES[name])
                 )
-            elif name == "workdir" and value and not value.startswith("/"):
+            elif name == "workdir" and not value.startswith("/"):
                 raise SettingInvalid(f"{label} is `{value}`: expected a path that starts with `/`")
-            elif name != "variables" and value == "":
-                continue  # an empty variable asks for nothing
             else:
                 values[name] = value
             origins[name] = label

@@ -91,19 +91,22 @@ def propose(request: Request, base: str = BASE) -> str:
     return os.path.join(known[0] if known else f"/tmp/slurm-oci-{uid}.RANDOM", name(request, os.getpid()))
 
 
-def make(request: Request, base: str = BASE) -> str:
-    """The private directory of this process, new, 0700; what dead tasks left beside it is removed.
+def place(request: Request, base: str = BASE) -> str:
+    """Where the private directory of this process is to be made: in the user's state root, which
+    is there afterwards. Raises StateUnavailable."""
+    return os.path.join(root(request.uid, base), name(request, os.getpid()))
+
+
+def make(path: str, node: str) -> None:
+    """Makes the private directory, 0700, and removes what dead tasks of this node left beside it.
 
     Raises StateUnavailable.
     """
-    folder = root(request.uid, base)
-    remove_left_over(folder, request.node)
-    path = os.path.join(folder, name(request, os.getpid()))
+    remove_left_over(os.path.dirname(path), node)
     try:
         os.mkdir(path, 0o700)
     except OSError as error:
         raise StateUnavailable(f"cannot make `{path}`: {error.strerror}") from None
-    return path
 
 
 def left_over(folder: str, node: str) -> "Iterator[str]":

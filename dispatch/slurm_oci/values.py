@@ -207,7 +207,7 @@ class Plan(Value):
     argv: tuple[str, ...]  # argv[0] is the executable's absolute path
     env: "Mapping[str, str]"  # the runtime's whole environment
     cwd: str = ""  # empty: stay
-    folders: tuple[str, ...] = ()  # relative to the private directory, parents first, 0700
+    folders: tuple[str, ...] = ()  # relative to the private directory, parents first
     links: tuple[tuple[str, str], ...] = ()  # (name relative to it, what it points to)
     files: tuple[File, ...] = ()
     prepare: tuple[tuple[str, ...], ...] = ()  # commands before, each with env; one fails: 125
@@ -230,7 +230,7 @@ class Runtime(Value):
     plan: "Callable[[Container], Plan]"
     executables: tuple[str, ...] = ()  # all are needed; the first one is asked for its version
     carries: tuple[str, ...] = ()  # settings beyond the defaults it can express: see SETTINGS
-    private: bool = False  # its plans need the task's private directory
+    private: tuple[str, ...] = ()  # image kinds for which its plans need the private directory
     variables: tuple[str, ...] = ()  # prefixes of its own environment variables
     version: tuple[str, ...] = ("--version",)  # the arguments that make it print its version
     probe: "Callable[[str], Mapping[str, Any]] | None" = None  # executable -> capabilities

@@ -1,7 +1,5 @@
 """Apptainer: directories, bundles, SIF and squashfs files, without root."""
 
-import subprocess
-
 from slurm_oci import Container, Plan, Runtime
 from slurm_oci.container import IMAGES_OWN, require_utf8
 from slurm_oci.job import STANDARD_PATH
@@ -27,6 +25,8 @@ def slurm_oci_runtimes() -> list[Runtime]:
 
 def probe(executable: str) -> dict[str, bool]:
     """Which of the options that came and went this version knows (`apptainer help exec`)."""
+    import subprocess  # tasks take the answer from the catalog
+
     found = subprocess.run([executable, "help", "exec"], capture_output=True, text=True, check=False)
     return {"cwd": "--cwd" in found.stdout}
 

@@ -1,10 +1,20 @@
-"""Charliecloud's ch-run: directories and squashfs files, without root and without state."""
+"""Charliecloud's ch-run: directories and squashfs files, without root.
 
-import subprocess
+A squashfs file ch-run can mount itself, but then it stays as the command's parent: it passes no
+signal on, and tells a death by one as 1. So squashfuse mounts the file, in the task's private
+directory, and ch-run becomes the command in what is then a directory.
+"""
+
+import os
 
 from slurm_oci import Container, Mount, Plan, Runtime, SettingRefused
+from slurm_oci.choose import find_executable
 from slurm_oci.container import placed, workdir_in
 from slurm_oci.job import STANDARD_PATH
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def slurm_oci_runtimes() -> list[Runtime]:
@@ -15,7 +25,8 @@ def slurm_oci_runtimes() -> list[Runtime]:
             accepts=("rootfs", "oci-bundle", "squashfs"),
             executables=("ch-run",),
             plan=plan,
-            carries=("mounts", "workdir", "variables", "home=none", "slurm=yes", "writable=yes"),
+            carries=("mounts", "workdir", "variables", "home=none", "slurm=yes", "writable=yes", "gpu=none"),
+            private=("squashfs",),
             probe=probe,
         )
     ]
@@ -23,26 +34,27 @@ def slurm_oci_runtimes() -> list[Runtime]:
 
 def probe(executable: str) -> dict[str, bool]:
     """Which of the options that came and went this version knows (`ch-run --help`)."""
+    import subprocess  # tasks take the answer from the catalog
+
+    import subprocess  # the task's path has no use for it
+
     found = subprocess.run([executable, "--help"], capture_output=True, text=True, check=False)
     return {"write-fake": "--write-fake" in found.stdout + found.stderr}
 
 
 def plan(container: Container) -> Plan:
     image, settings = container.image, container.settings
-    options: list[str] = []
-    notes: tuple[str, ...] = ()
-    workdir, mounts, lacking = container.workdir, container.mounts, container.mounts
-    if image.root:
-        mounts, lacking = placed(container)
+    options = ["--write"] if settings.writable == "yes" else []
+    if settings.writable == "yes" and not image.root:
+        raise SettingRefused(
+            f"{settings.origins['writable']} is `yes`: `{image.name}` is a file, which cannot change"
+        )
+    mounts, lacking = placed(container) if image.root else (container.mounts, container.mounts)
     can_make = container.probed.get("write-fake", False) and settings.writable == "no"
-    if lacking and can_make:
+    mounts = tuple(kept(mounts, lacking, can_make, container))
+    if can_make and any(mount in lacking for mount in mounts):
         options += ["--write-fake"]  # the only way to a mount point that the image lacks
-    elif image.root:
-        mounts = without(mounts, lacking, container)
-    if settings.writable == "yes":
-        options += ["--write"]
-    if image.root:
-        workdir, notes = workdir_in(container.replace(mounts=mounts))
+    workdir, notes = workdir_in(container.replace(mounts=mounts))
     for mount in mounts:
         options += ["--bind", bind_text(mount)]
     options += ["--cd", workdir]
@@ -50,20 +62,53 @@ def plan(container: Container) -> Plan:
     for name in ("HOME", "TMPDIR"):  # ch-run changes these two; the values go through as they are
         if name in env:
             options += ["--env-no-expand", f"--set-env={name}={env[name]}"]
-    argv = (container.executables["ch-run"], *options, image.root or image.path, "--")
-    return Plan((*argv, *container.command), env, notes=notes)
+    squashfuse = [] if image.root else mounting(container)
+    place = os.path.join(container.private, "image") if squashfuse else image.root or image.path
+    argv = (container.executables["ch-run"], *options, place, "--", *container.command)
+    if image.root:
+        return Plan(argv, env, notes=notes)
+    if not squashfuse:
+        note = "without squashfuse and fusermount3 on the node no signal reaches the command"
+        return Plan(argv, env, notes=(*notes, note))
+    squash, unmount = squashfuse
+    return Plan(
+        argv,
+        env,
+        folders=("image",),
+        prepare=((squash, "-o", "ro", image.path, place),),
+        cleanup=((unmount, "-u", "-z", place),),
+        notes=notes,
+    )
 
 
-def without(mounts: tuple[Mount, ...], lacking: tuple[Mount, ...], container: Container) -> tuple[Mount, ...]:
-    """`mounts` less the defaults that are `lacking`. Raises SettingRefused for a wish."""
-    for mount in lacking:
-        if mount.wish:
+def kept(
+    mounts: tuple[Mount, ...], lacking: tuple[Mount, ...], can_make: bool, container: Container
+) -> "Iterable[Mount]":
+    """What of `mounts` ch-run can do: it makes directories where it makes anything, never files.
+
+    Raises SettingRefused for a wish that it cannot do.
+    """
+    for mount in mounts:
+        is_folder = os.path.isdir(mount.source)
+        if mount not in lacking or (can_make and is_folder):
+            yield mount
+        elif can_make and mount.why == "the batch script":
+            folder = os.path.dirname(mount.source)  # which holds this job's script and nothing else
+            yield mount.replace(source=folder, target=folder)
+        elif mount.wish:
+            what = "a directory" if is_folder else "a file"
             raise SettingRefused(
-                f"{mount.why} is to be mounted at `{mount.target}`, which `{container.image.name}` lacks"
-                " and this ch-run cannot make",
-                "ch-run 0.36 or newer can, or another runtime: `slurm-oci-plugins list`",
+                f"{mount.why}: `{container.image.name}` lacks `{mount.target}`, and this ch-run cannot"
+                f" make {what} there to mount on",
+                "another runtime can: `slurm-oci-plugins list` shows what this node has",
             )
-    return tuple(mount for mount in mounts if mount not in lacking)
+
+
+def mounting(container: Container) -> list[str]:
+    """The programs that mount a squashfs file and unmount it, if this node has both."""
+    places = (STANDARD_PATH, container.job.env.get("PATH", ""))
+    found = [find_executable(name, {}, places) for name in ("squashfuse", "fusermount3")]
+    return found if all(found) else []
 
 
 def bind_text(mount: Mount) -> str:

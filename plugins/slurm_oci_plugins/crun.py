@@ -13,7 +13,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
             executables=("crun",),
             plan=plan,
             carries=("mounts", "workdir", "variables", "home=none", "slurm=yes", "writable=yes", "gpu=none"),
-            private=True,
+            private=("oci-bundle",),
         )
     ]
 

@@ -128,6 +128,8 @@ def lay(mode: str, source: str, base: str) -> None:
 
 
 def make_place(path: str, is_folder: bool) -> None:
+    if os.path.lexists(path):
+        return
     if is_folder:
         os.mkdir(path)
     else:

@@ -10,7 +10,7 @@ import os
 from slurm_oci import Container, File, Mount, Plan
 from slurm_oci.container import is_below, placed, require_utf8, workdir_in
 from slurm_oci.job import STANDARD_PATH
-from slurm_oci.rootfs import covers
+from slurm_oci.rootfs import Cover, cover, covers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,30 +24,24 @@ HOST = ("/dev", "/proc", "/sys")
 def plan_for(container: Container, name: str, options: tuple[str, ...]) -> Plan:
     """The plan of a runtime with runc's command line; `options` go before its command."""
     require_utf8(name, container)
-    root, private = container.image.root, container.private
+    image, private = container.image.root, container.private
+    terminal = os.isatty(0) and os.isatty(1)
     host = tuple(Mount(path, path, wish=False) for path in HOST)
     container = container.replace(mounts=tuple(sorted([*container.mounts, *host], key=target)))
     mounts, lacking = placed(container)
     workdir, notes = workdir_in(container)
-    folders, links, files, binds = ["bundle", "state"], [], [], []
-    for number, cover in enumerate(covers(root, lacking)):
-        top = f"bundle/cover{number}"
-        folders.append(top)
-
-        def inside(path: str, top: str = top, parent: str = cover.parent) -> str:
-            return os.path.join(top, os.path.relpath(path, parent))
-
-        folders += [inside(path) for path in (*cover.folders, *cover.new_folders)]
-        files += [File(inside(path), b"", 0o600) for path in (*cover.files, *cover.new_files)]
-        links += [(inside(path), text) for path, text in cover.links]
-        if cover.parent == "/":
-            root = os.path.join(private, top)
-        else:
-            binds.append(Mount(os.path.join(private, top), cover.parent))
-        own = sorted((*cover.folders, *cover.files))
-        binds += [Mount(container.image.root + path, path, readonly=True) for path in own]
-    config = config_for(container, root, workdir, (*binds, *mounts))
-    files.append(File("bundle/config.json", config, 0o600))
+    keep = container.settings.writable == "no"
+    # Where the image may change, the runtime makes the mount points in it.
+    needed = covers(image, mounts, lacking) if keep else ()
+    laid = [Laid(image, one, f"bundle/cover{n}") for n, one in enumerate(needed)]
+    root = next((os.path.join(private, one.place) for one in laid if one.cover.parent == "/"), image)
+    binds = [bind for one in laid for bind in one.binds(private)]
+    if terminal:
+        console = Mount(os.devnull, "/dev/console")
+        laid.append(Laid("", cover("", "/dev", [console], {console.target}), "bundle/dev"))
+        after = next(n for n, mount in enumerate(mounts) if mount.target == "/dev")
+        mounts = (*mounts[:after], *laid[-1].binds(private), *mounts[after + 1 :])
+    config = config_for(container, root, workdir, terminal, (*binds, *mounts))
     executable = container.executables[name]
     state = ("--root", os.path.join(private, "state"))
     bundle = ("--bundle", os.path.join(private, "bundle"))
@@ -55,12 +49,41 @@ def plan_for(container: Container, name: str, options: tuple[str, ...]) -> Plan:
     return Plan(
         argv=(executable, *options, *state, "run", *preserved(container), *bundle, NAME),
         env=env,
-        folders=tuple(folders),
-        links=tuple(links),
-        files=tuple(files),
+        folders=("bundle", "state", *(folder for one in laid for folder in one.folders())),
+        links=tuple(link for one in laid for link in one.links()),
+        files=(*(file for one in laid for file in one.files()), File("bundle/config.json", config)),
         cleanup=((executable, *options, *state, "delete", "--force", NAME),),
         notes=notes,
     )
+
+
+class Laid:
+    """A cover as a folder in the private directory, with empty mount points for what is bound."""
+
+    def __init__(self, image: str, cover: Cover, place: str) -> None:
+        self.image = image  # whose entries are brought back; empty for the host's
+        self.cover = cover
+        self.place = place  # relative to the private directory
+
+    def inside(self, path: str) -> str:
+        return os.path.join(self.place, os.path.relpath(path, self.cover.parent))
+
+    def folders(self) -> list[str]:
+        paths = (*self.cover.folders, *self.cover.new_folders)
+        return [self.place, *(self.inside(path) for path in paths)]
+
+    def files(self) -> list[File]:
+        return [File(self.inside(path), b"") for path in (*self.cover.files, *self.cover.new_files)]
+
+    def links(self) -> list[tuple[str, str]]:
+        return [(self.inside(path), text) for path, text in self.cover.links]
+
+    def binds(self, private: str) -> list[Mount]:
+        """The mounts that make it what the container sees, itself first unless it is the root."""
+        own = sorted((*self.cover.folders, *self.cover.files))
+        itself = [Mount(os.path.join(private, self.place), self.cover.parent)]
+        inner = [Mount(self.image + path, path, readonly=bool(self.image)) for path in own]
+        return inner if self.cover.parent == "/" else itself + inner
 
 
 def target(mount: Mount) -> str:
@@ -73,7 +96,9 @@ def preserved(container: Container) -> tuple[str, ...]:
     return ("--preserve-fds", str(int(number) - 2)) if number.isdecimal() and int(number) > 2 else ()
 
 
-def config_for(container: Container, root: str, workdir: str, mounts: tuple[Mount, ...]) -> bytes:
+def config_for(
+    container: Container, root: str, workdir: str, terminal: bool, mounts: tuple[Mount, ...]
+) -> bytes:
     """The task's config.json."""
     import json  # here and not above: `list` and `show` need none of it
 
@@ -88,7 +113,7 @@ def config_for(container: Container, root: str, workdir: str, mounts: tuple[Moun
         "args": list(container.command),
         "env": [f"{name}={value}" for name, value in env.items()],
         "cwd": workdir,
-        "terminal": os.isatty(0) and os.isatty(1),
+        "terminal": terminal,
         "user": ids,
     }
     config = {key: value for key, value in given.items() if key not in ("linux", "mounts", "hostname")}

@@ -1,5 +1,7 @@
 """runc: OCI bundles, each task from a copy of the bundle's config.json."""
 
+import os
+
 from slurm_oci import Container, Plan, Runtime
 from slurm_oci_plugins import oci
 
@@ -13,11 +15,13 @@ def slurm_oci_runtimes() -> list[Runtime]:
             executables=("runc",),
             plan=plan,
             carries=("mounts", "workdir", "variables", "home=none", "slurm=yes", "writable=yes", "gpu=none"),
-            private=True,
+            private=("oci-bundle",),
         )
     ]
 
 
 def plan(container: Container) -> Plan:
     # rootless: control groups that it may not write are passed over.
-    return oci.plan_for(container, "runc", ("--rootless=true",))
+    # Its warnings about them go into a file; what ends it is said on stderr all the same.
+    log = os.path.join(container.private, "log")
+    return oci.plan_for(container, "runc", ("--rootless=true", "--log", log))

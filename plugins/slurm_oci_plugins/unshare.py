@@ -39,12 +39,13 @@ def plan(container: Container) -> Plan:
     keep = container.settings.writable == "no"  # nothing in the container may be written
     operations = ["image", container.settings.writable, root]
     fresh = []
-    for cover in covers(root, lacking):
-        operations += ["tmpfs", cover.parent]
-        for path in (*cover.folders, *cover.files):
-            operations += ["own", path]
-        for path, target in cover.links:
-            operations += ["link", target, path]
+    for cover in covers(root, mounts, lacking):
+        if container.settings.writable != "yes":  # else the places are made in the image itself
+            operations += ["tmpfs", cover.parent]
+            for path in (*cover.folders, *cover.files):
+                operations += ["own", path]
+            for path, target in cover.links:
+                operations += ["link", target, path]
         for path in cover.new_folders:
             operations += ["folder", path]
         for path in cover.new_files:

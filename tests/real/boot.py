@@ -12,6 +12,8 @@ import stat
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # Python's -I leaves it out
+
 import namespaces as ns
 
 # Where the root is put together: hidden behind a tmpfs in the new mount namespace alone, so a
@@ -45,20 +47,18 @@ def main(request: dict) -> None:
     for directory in request["cgroups"]:
         Path(directory, "cgroup.procs").write_text(str(os.getpid()))
     # The cgroup namespace's root is where the process is at this moment.
-    ns.unshare(
-        ns.CLONE_NEWNS | ns.CLONE_NEWPID | ns.CLONE_NEWUTS | ns.CLONE_NEWIPC | ns.CLONE_NEWNET | ns.CLONE_NEWCGROUP
-    )
+    ns.unshare(ns.CLONE_NEWPID | ns.NODE)
     child = os.fork()
     if child:
-        print(child, flush=True)
+        print(child)
         return
     os.dup2(2, 1)  # whoever reads the pid from our output waits for its end
     try:
         enter(request)
-        start = f"import sys; sys.path.insert(0, {INSIDE!r}); import init; init.main()"
-        os.execve("/usr/bin/python3", ["python3", "-I", "-c", start, json.dumps(request)], {"LANG": "C.UTF-8"})
+        command = ["python3", "-I", f"{INSIDE}/init.py", json.dumps(request)]
+        os.execve("/usr/bin/python3", command, {"LANG": "C.UTF-8"})
     except OSError as problem:
-        os.write(request["ready"], f"error: {problem}\n".encode())
+        os.write(request["ready"], json.dumps({"error": str(problem)}).encode() + b"\n")
         os._exit(1)
 
 
@@ -84,6 +84,7 @@ def enter(request: dict) -> None:
     ns.mount("tmpfs", f"{root}/run", "tmpfs", ns.MS_NOSUID | ns.MS_NODEV, "mode=755")
     devices(f"{root}/dev")
     ns.pivot_root(root)
+    ns.mount("none", "/", flags=ns.MS_REC | ns.MS_SHARED)  # as systemd has it; podman warns otherwise
 
 
 def devices(directory: str) -> None:
@@ -105,7 +106,8 @@ def devices(directory: str) -> None:
     os.mkdir(f"{directory}/pts")
     os.mkdir(f"{directory}/shm")
     # gid 5 is tty in every Debian (base-passwd)
-    ns.mount("devpts", f"{directory}/pts", "devpts", ns.MS_NOSUID | ns.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620,gid=5")
+    options = "newinstance,ptmxmode=0666,mode=620,gid=5"
+    ns.mount("devpts", f"{directory}/pts", "devpts", ns.MS_NOSUID | ns.MS_NOEXEC, options)
     ns.mount("tmpfs", f"{directory}/shm", "tmpfs", ns.MS_NOSUID | ns.MS_NODEV, "mode=1777")
 
 

@@ -22,18 +22,20 @@ from pathlib import Path
 SUITES = ("trixie", "sid")
 RECIPE = 1  # raise it when anything but the package lists changes what a root contains
 
+DPKG_OPTIONS = ["force-unsafe-io", "path-exclude=/usr/share/man/*", "path-exclude=/usr/share/locale/*"]
+
 # Without these there is no Slurm to test with.
-NEEDED = """
-    slurm-wlm slurmd slurmctld slurm-client munge
-    bash ca-certificates dash iproute2 passwd procps python3 python3-venv uidmap util-linux
-    busybox-static
-""".split()
+NEEDED = [
+    *("slurm-wlm", "slurmd", "slurmctld", "slurm-client", "munge"),
+    *("bash", "ca-certificates", "dash", "iproute2", "passwd", "procps", "uidmap", "util-linux"),
+    *("busybox-static", "python3", "python3-venv"),
+]
 # Any of these may be missing from a suite (trixie has no apptainer), or from sid on a bad day.
-WANTED = """
-    crun runc podman charliecloud apptainer umoci skopeo
-    squashfs-tools squashfuse fuse3 fuse-overlayfs
-    file strace zsh
-""".split()
+WANTED = [
+    *("crun", "runc", "podman", "charliecloud", "apptainer", "umoci", "skopeo"),
+    *("squashfs-tools", "squashfuse", "fuse3", "fuse-overlayfs"),
+    *("file", "strace", "zsh"),
+]
 # MPI programs: only where Debian's Slurm has a PMIx plugin, which sid's has not.
 EXTRA = {"trixie": ["openmpi-bin", "libopenmpi-dev", "gcc", "libc6-dev"], "sid": []}
 
@@ -104,12 +106,10 @@ def build(suite: str, place: Path) -> None:
     log = place / "mmdebstrap.log"
     command = ["mmdebstrap", "--mode=root", "--variant=apt", "--format=directory"]
     command += [f"--aptopt={line}" for line in apt_options()]
-    command += [f"--dpkgopt={line}" for line in ("force-unsafe-io", "path-exclude=/usr/share/man/*", "path-exclude=/usr/share/locale/*")]
+    command += [f"--dpkgopt={line}" for line in DPKG_OPTIONS]
     command += [f"--include={','.join(packages)}", suite, str(place / "root"), source]
-    # Not below a home: apt's own user could not get there.
-    environment = {**os.environ, "TMPDIR": "/var/tmp"}
     with log.open("wb") as output:
-        done = subprocess.run(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environment)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     if done.returncode:
         raise RootUnavailable(f"mmdebstrap failed for {suite}: {tail(log.read_text(errors='replace'))}")
     root = place / "root"
@@ -117,30 +117,34 @@ def build(suite: str, place: Path) -> None:
     version = subprocess.run(["chroot", root, "slurmd", "-V"], capture_output=True, text=True, check=True)
     about = {
         "suite": suite,
+        "built": time.strftime("%Y-%m-%d"),
         "slurm": version.stdout.split()[-1],
         "left out": left_out,
         "packages": installed(root, packages),
         "seconds": round(time.monotonic() - started, 1),
     }
     (place / "about.json").write_text(json.dumps(about, indent=2) + "\n")
-    say(f"built Debian {suite} with Slurm {about['slurm']} in {about['seconds']:.0f} s: {place}")
+    say(f"built Debian {suite} with Slurm {about['slurm']} in {about['seconds']:.0f} s")
 
 
 def choose_packages(suite: str, source: str) -> tuple[list[str], dict[str, str]]:
     """What of the lists can be installed together today, and what is left out for which reason."""
     with tempfile.TemporaryDirectory(prefix="slurm-oci-apt-") as directory:
-        apt = private_apt(Path(directory), source)
-        done = subprocess.run(["apt-get", *apt, "-o", "APT::Update::Error-Mode=any", "update"], capture_output=True, text=True)
+        environment = {**os.environ, "APT_CONFIG": str(private_apt(Path(directory), source))}
+
+        def apt(*words: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(words, capture_output=True, text=True, env=environment)
+
+        done = apt("apt-get", "update")
         if done.returncode:
             raise RootUnavailable(f"no package lists of Debian {suite}: {tail(done.stdout + done.stderr)}")
-        existing = set(subprocess.run(["apt-cache", *apt, "pkgnames"], capture_output=True, text=True, check=True).stdout.split())
+        existing = set(apt("apt-cache", "pkgnames").stdout.split())
         missing = [name for name in NEEDED if name not in existing]
         if missing:
             raise RootUnavailable(f"Debian {suite} has no {', '.join(missing)}")
 
         def refusal(packages: list[str]) -> str:
-            command = ["apt-get", *apt, "--simulate", "--no-install-recommends", "install", *packages]
-            done = subprocess.run(command, capture_output=True, text=True)
+            done = apt("apt-get", "--simulate", "install", *packages)
             return tail(done.stderr or done.stdout) if done.returncode else ""
 
         optional = WANTED + EXTRA[suite]
@@ -161,24 +165,28 @@ def choose_packages(suite: str, source: str) -> tuple[list[str], dict[str, str]]
         return packages, left_out
 
 
-def private_apt(directory: Path, source: str) -> list[str]:
-    """Options for an apt that knows only `source`, has nothing installed, and keeps to `directory`."""
+def private_apt(directory: Path, source: str) -> Path:
+    """A configuration of apt that knows only `source`, has nothing installed, and keeps to `directory`."""
     for name in ("lists/partial", "cache/archives/partial"):
         (directory / name).mkdir(parents=True)
     (directory / "status").touch()
     (directory / "sources.list").write_text(source + "\n")
     values = {
-        "Dir::Etc::sourcelist": directory / "sources.list",
-        "Dir::Etc::sourceparts": "/dev/null",
+        "Dir::Etc::main": "/dev/null",
+        "Dir::Etc::parts": "/dev/null",
+        "Dir::Etc::preferences": "/dev/null",
         "Dir::Etc::preferencesparts": "/dev/null",
+        "Dir::Etc::sourceparts": "/dev/null",
+        "Dir::Etc::sourcelist": directory / "sources.list",
         "Dir::State::lists": directory / "lists",
         "Dir::State::status": directory / "status",
         "Dir::Cache": directory / "cache",
         "APT::Sandbox::User": "root",
-        "Acquire::Check-Valid-Until": "false",
-        "Acquire::Languages": "none",
+        "APT::Update::Error-Mode": "any",
     }
-    return [word for name, value in values.items() for word in ("-o", f"{name}={value}")]
+    file = directory / "apt.conf"
+    file.write_text("\n".join([*apt_options(), *(f'{name} "{value}";' for name, value in values.items())]))
+    return file
 
 
 def mirror() -> str:
@@ -186,7 +194,13 @@ def mirror() -> str:
     named = os.environ.get(MIRROR_VARIABLE)
     if named:
         return named
-    command = ["apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)", "Created-By: Packages"]
+    command = [
+        "apt-get",
+        "indextargets",
+        "--format",
+        "$(ORIGIN)|$(LABEL)|$(REPO_URI)",
+        "Created-By: Packages",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     for line in done.stdout.splitlines():
         origin, label, address = line.split("|", 2)
@@ -199,11 +213,17 @@ def mirror() -> str:
 
 
 def apt_options() -> list[str]:
-    """This machine's proxy and transport settings, and what a test root needs."""
-    command = ["apt-config", "dump", "--no-empty", "--format", '%F "%v";%n', "Acquire::http", "Acquire::https", "Acquire::Retries"]
-    ours = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
-    # sid's lists are valid for a week; a mirror that lags shall not stop the tests.
-    return [*ours, 'Acquire::Check-Valid-Until "false";', 'APT::Install-Recommends "false";']
+    """This machine's proxy and transport settings, and what a test root needs, as lines of apt.conf."""
+    ours = ("Acquire::http", "Acquire::https", "Acquire::Retries", "Acquire::Check-Date")
+    command = ["apt-config", "dump", "--no-empty", "--format", '%F "%v";%n', *ours]
+    lines = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+    # sid's lists are valid for a week; an archive that lags shall not stop the tests.
+    return [
+        *lines,
+        'Acquire::Check-Valid-Until "false";',
+        'Acquire::Languages "none";',
+        'APT::Install-Recommends "false";',
+    ]
 
 
 def add_users(root: Path) -> None:
@@ -232,15 +252,12 @@ def check_machine() -> None:
     """Root, mmdebstrap (installed if it is missing) and Debian's keys, or RootUnavailable."""
     if os.geteuid():
         raise RootUnavailable(f"building a root needs root: sudo {shlex.join([sys.executable, *sys.argv])}")
-    missing = [
-        package
-        for package, path in {"mmdebstrap": shutil.which("mmdebstrap"), "debian-archive-keyring": os.path.exists(KEYRING)}.items()
-        if not path
-    ]
+    if not shutil.which("apt-get"):
+        raise RootUnavailable("no apt-get here: a Debian or Ubuntu machine is needed")
+    there = {"mmdebstrap": shutil.which("mmdebstrap"), "debian-archive-keyring": os.path.exists(KEYRING)}
+    missing = [package for package, found in there.items() if not found]
     if not missing:
         return
-    if not shutil.which("apt-get"):
-        raise RootUnavailable(f"{' and '.join(missing)} not found, nor apt-get to install it with: a Debian or Ubuntu machine is needed")
     say(f"installing {' and '.join(missing)} on this machine with apt-get")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     install = ["apt-get", "-q", "-y", "--no-install-recommends", "install", *missing]
@@ -252,21 +269,16 @@ def check_machine() -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock file `path`; others wait, and a holder that dies lets go of it.
-
-    Gives whether the lock is held: without `wait`, False if somebody else has it.
-    """
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`; others wait, and a holder that dies lets go of it."""
     with path.open("a") as file:
-        held = True
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            held = wait
-            if wait:
+            if os.isatty(2):
                 say(f"waiting for another process that holds {path}")
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield held
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def remove(directory: Path) -> None:

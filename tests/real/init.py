@@ -24,11 +24,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # Python's -I leaves it out
+
 import namespaces as ns
 
 NETWORK = "10.75.0"  # a /24 that exists in these namespaces alone
-USERS = {"alice": 1001, "bob": 1002}
-PRIVATE = {"/tmp": "mode=1777", "/var/tmp": "mode=1777", "/dev/shm": "mode=1777", "/var/spool/slurmd": "mode=755"}
+PRIVATE = {
+    "/tmp": "mode=1777",
+    "/var/tmp": "mode=1777",
+    "/dev/shm": "mode=1777",
+    "/var/spool/slurmd": "mode=755",
+}
 FREEZER = "/run/slurm-cgroup/freezer"
 LOGS = Path("/var/log/slurm")
 DAEMON_ENVIRONMENT = {  # systemd's own (systemd.exec(5), Environment Variables in Spawned Processes)
@@ -63,17 +69,15 @@ KillWait=5
 SchedulerType=sched/builtin
 SchedulerParameters=sched_interval=1,batch_sched_delay=0
 EpilogMsgTime=0
-{proctrack}
+ProctrackType={proctrack}
 {nodes}
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 {extra}
 """
 
-PROCTRACK = {
-    "v1": "ProctrackType=proctrack/cgroup\nPrologFlags=Contain",
-    "v2": "ProctrackType=proctrack/cgroup\nPrologFlags=Contain",
-    "none": "ProctrackType=proctrack/pgid",
-}
+# No PrologFlags=Contain, which a test that wants it can add: its extern step makes every job
+# three times as slow, and a job that comes right after another is then "queued and waiting".
+PROCTRACK = {"v1": "proctrack/cgroup", "v2": "proctrack/cgroup", "none": "proctrack/pgid"}
 CGROUP_CONF = {
     "v1": "CgroupPlugin=cgroup/v1\nCgroupMountpoint=/run/slurm-cgroup\n",
     "v2": "CgroupPlugin=cgroup/v2\nIgnoreSystemd=yes\n",
@@ -114,14 +118,18 @@ def start(request: dict) -> dict:
     connect_head(count)
     if not request["slurm"]:
         return {"nodes": [1]}
-    start_munge()
-    start_controller(head)
-    if count == 1:
-        nodes = [start_slurmd(names[0])]
-    else:
-        nodes = [start_node(number, name, cgroup) for number, name in enumerate(names, 1)]
-    wait_for("every node to be idle", lambda: node_states() == ["idle"] * count)
-    return {"nodes": nodes}
+    munged = daemon("munged", ["/usr/sbin/munged", "--foreground"], user="munge")
+    wait_for("munge's socket", lambda: os.path.exists("/run/munge/munge.socket.2"), {"munged": munged})
+    controller = daemon("slurmctld", ["/usr/sbin/slurmctld", "-D"], user="slurm")
+    wait_for("slurmctld to listen", lambda: listens(head, 6817), {"slurmctld": controller})
+    nodes = {}
+    for number, name in enumerate(names, 1):
+        if count == 1:
+            nodes[f"slurmd-{name}"] = daemon(f"slurmd-{name}", slurmd(name), limits=True)
+        else:
+            nodes[f"slurmd-{name}"] = start_node(number, name, cgroup)
+    wait_for("every node to be idle", lambda: node_states() == ["idle"] * count, nodes)
+    return {"nodes": list(nodes.values())}
 
 
 def mount_cgroups(cgroup: str) -> None:
@@ -138,6 +146,10 @@ def mount_cgroups(cgroup: str) -> None:
         # A cgroup that hands controllers on to its children may hold no process itself
         # (cgroups(7), "no internal processes").
         leave_for("/sys/fs/cgroup/daemons")
+
+
+def has_cgroup2() -> bool:
+    return os.path.exists("/sys/fs/cgroup/cgroup.procs")
 
 
 def leave_for(directory: str) -> None:
@@ -160,11 +172,18 @@ def write_configuration(head: str, names: list[str], extra: str, cgroup: str) ->
     )
     etc = Path("/etc/slurm")
     etc.mkdir(exist_ok=True)
-    (etc / "slurm.conf").write_text(SLURM_CONF.format(head=head, nodes=nodes, proctrack=PROCTRACK[cgroup], extra=extra))
+    (etc / "slurm.conf").write_text(
+        SLURM_CONF.format(head=head, nodes=nodes, proctrack=PROCTRACK[cgroup], extra=extra)
+    )
     (etc / "cgroup.conf").write_text(CGROUP_CONF[cgroup])
     for directory in ("/run/slurm", "/var/lib/slurm/slurmctld", "/var/log/slurm"):
         own_directory(directory, "slurm", 0o755)
-    for directory, mode in {"/run/munge": 0o755, "/var/lib/munge": 0o700, "/var/log/munge": 0o700, "/etc/munge": 0o700}.items():
+    for directory, mode in {
+        "/run/munge": 0o755,
+        "/var/lib/munge": 0o700,
+        "/var/log/munge": 0o700,
+        "/etc/munge": 0o700,
+    }.items():
         own_directory(directory, "munge", mode)
     key = Path("/etc/munge/munge.key")
     key.unlink(missing_ok=True)
@@ -182,12 +201,13 @@ def own_directory(path: str, owner: str, mode: int) -> None:
 
 def make_homes() -> None:
     """/home lies on a file system of its own, empty at the start."""
-    for user, uid in USERS.items():
-        home = Path("/home", user)
-        shutil.copytree("/etc/skel", home)
-        for path in (home, *home.iterdir()):
-            os.chown(path, uid, uid)
-        home.chmod(0o700)
+    for entry in pwd.getpwall():
+        if 1000 <= entry.pw_uid < 60000:
+            home = Path(entry.pw_dir)
+            shutil.copytree("/etc/skel", home)
+            for path in (home, *home.iterdir()):
+                os.chown(path, entry.pw_uid, entry.pw_gid)
+            home.chmod(0o700)
 
 
 def connect_head(count: int) -> None:
@@ -201,18 +221,8 @@ def connect_head(count: int) -> None:
     run("ip", "link", "set", "nodes", "up")
 
 
-def start_munge() -> None:
-    daemon("munged", ["/usr/sbin/munged", "--foreground"], user="munge")
-    wait_for("munge's socket", lambda: os.path.exists("/run/munge/munge.socket.2"))
-
-
-def start_controller(head: str) -> None:
-    daemon("slurmctld", ["/usr/sbin/slurmctld", "-D"], user="slurm")
-    wait_for("slurmctld to listen", lambda: listens(head, 6817))
-
-
-def start_slurmd(name: str) -> int:
-    return daemon("slurmd", ["/usr/sbin/slurmd", "-D", "-N", name], limits=True)
+def slurmd(name: str) -> list[str]:
+    return ["/usr/sbin/slurmd", "-D", "-N", name]
 
 
 def start_node(number: int, name: str, cgroup: str) -> int:
@@ -224,15 +234,17 @@ def start_node(number: int, name: str, cgroup: str) -> int:
         os.setsid()
         if cgroup == "v1":
             leave_for(f"{FREEZER}/{name}")
-        leave_for(f"/sys/fs/cgroup/{name}") if os.path.exists("/sys/fs/cgroup/cgroup.procs") else None
-        ns.unshare(ns.CLONE_NEWNS | ns.CLONE_NEWUTS | ns.CLONE_NEWIPC | ns.CLONE_NEWNET | ns.CLONE_NEWCGROUP)
+        if has_cgroup2():
+            leave_for(f"/sys/fs/cgroup/{name}")
+        ns.unshare(ns.NODE)
         ns.mount("none", "/", flags=ns.MS_REC | ns.MS_PRIVATE)
         ns.set_hostname(name)
         make_places_local(cgroup)
+        ns.mount("none", "/", flags=ns.MS_REC | ns.MS_SHARED)
         connect_node(number)
-        exec_daemon("slurmd-" + name, ["/usr/sbin/slurmd", "-D", "-N", name])
+        exec_daemon(f"slurmd-{name}", slurmd(name), limits=True)
     except BaseException as problem:
-        give_up(name, problem)
+        give_up(f"slurmd-{name}", problem)
 
 
 def make_places_local(cgroup: str) -> None:
@@ -245,7 +257,7 @@ def make_places_local(cgroup: str) -> None:
     os.mkdir("/run/munge")
     ns.bind(f"/proc/self/fd/{munge}", "/run/munge")
     os.close(munge)
-    if os.path.exists("/sys/fs/cgroup/cgroup.procs"):
+    if has_cgroup2():
         ns.unmount("/sys/fs/cgroup")
     mount_cgroups(cgroup)
 
@@ -272,12 +284,13 @@ def daemon(name: str, argv: list[str], user: str = "root", limits: bool = False)
 
 
 def give_up(name: str, problem: BaseException) -> NoReturn:
-    """End a daemon that could not be started, and tell `wait_for`."""
-    LOGS.joinpath(f"{name}.failed").write_text(f"{name}: {problem!r}\n")
-    os._exit(1)
+    """End a process that could not become the daemon `name`."""
+    with (LOGS / f"{name}.out").open("a") as output:
+        print(f"could not be started: {problem!r}", file=output)
+    os._exit(127)
 
 
-def exec_daemon(name: str, argv: list[str], user: str = "root", limits: bool = True) -> None:
+def exec_daemon(name: str, argv: list[str], user: str = "root", limits: bool = False) -> NoReturn:
     """Become the daemon: bare environment, default signals; both are passed on to every task."""
     output = os.open(LOGS / f"{name}.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     null = os.open("/dev/null", os.O_RDONLY)
@@ -307,12 +320,16 @@ def raise_limits() -> None:
             resource.setrlimit(limit, (value, value))
 
 
-def wait_for(what: str, condition: Callable[[], bool], seconds: float = 30) -> None:
+def wait_for(what: str, condition: Callable[[], bool], daemons: dict[str, int], seconds: float = 60) -> None:
+    """Wait until `condition` holds; StartFailed if time runs out or one of `daemons` ends."""
     end = time.monotonic() + seconds
     while not condition():
-        failed = [path.read_text() for path in LOGS.glob("*.failed")]
-        if failed or time.monotonic() > end:
-            raise StartFailed(f"waited {seconds:.0f} s for {what}; {' '.join(failed)} see {LOGS}")
+        for name, pid in daemons.items():
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                raise StartFailed(f"{name} ended with {os.waitstatus_to_exitcode(status)}")
+        if time.monotonic() > end:
+            raise StartFailed(f"waited {seconds:.0f} s for {what}")
         time.sleep(0.02)
 
 
@@ -358,8 +375,12 @@ def reap(lifeline: int | None) -> None:
 def bury() -> None:
     while True:
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, _ = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
             return
         if not pid:
             return
+
+
+if __name__ == "__main__":
+    main()

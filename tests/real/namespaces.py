@@ -11,7 +11,8 @@ import platform
 import resource
 import signal
 import termios
-from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -19,6 +20,7 @@ CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
+NODE = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET  # a machine's own
 
 MS_RDONLY = 1
 MS_NOSUID = 2
@@ -28,6 +30,7 @@ MS_REMOUNT = 32
 MS_BIND = 4096
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
+MS_SHARED = 1 << 20
 
 MNT_DETACH = 2
 PR_SET_PDEATHSIG = 1
@@ -103,49 +106,67 @@ def start_time(pid: int) -> int | None:
     return None if fields[0] in b"ZX" else int(fields[19])
 
 
-def entering(
-    pid: int, *, uid: int, gid: int, groups: list[int], cwd: bytes, tty: int | None = None
-) -> Callable[[], None]:
-    """A `preexec_fn` after which `subprocess` starts its program as that user beside `pid`.
+class Entrance:
+    """A way for `subprocess` to start a program as some user beside process `pid`, in its namespaces.
 
-    The process that `subprocess` knows stays outside, since none can move into a pid namespace,
-    only have children there. It stands for the child: signals sent to it are passed on, the
-    child's exit status or deadly signal becomes its own, and should it be killed, the child dies
-    too. The child is in a session of its own, with the terminal `tty` if one is given.
+    `enter` is the `preexec_fn`; the `with` block around the start closes what that needs. The
+    process that `subprocess` knows stays outside, since none can move into a pid namespace, only
+    have children there. It stands for the child: signals sent to it are passed on, the child's
+    exit status or deadly signal becomes its own, and should it be killed, the child dies too. The
+    child is in a session of its own, with the terminal `tty` if one is given, and in the cgroups
+    whose directories are named.
     """
-    # Opened here, in the parent, so that a root that is gone is an error in the parent.
-    kinds = ("cgroup", "ipc", "uts", "net", "pid", "mnt")
-    descriptors = [os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in kinds]
 
-    def enter() -> None:
-        for descriptor in descriptors:
+    def __init__(
+        self,
+        pid: int,
+        *,
+        cgroups: list[Path],
+        uid: int,
+        gid: int,
+        groups: list[int],
+        cwd: bytes,
+        tty: int | None = None,
+    ) -> None:
+        # Opened here, in the parent, so that a root that is gone is an error in the parent.
+        kinds = ("cgroup", "ipc", "uts", "net", "pid", "mnt")
+        self._namespaces = [os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in kinds]
+        self._cgroups = [os.open(cgroup / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for cgroup in cgroups]
+        self._uid, self._gid, self._groups = uid, gid, groups
+        self._cwd, self._tty = cwd, tty
+
+    def __enter__(self) -> "Entrance":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor in (*self._namespaces, *self._cgroups):
+            os.close(descriptor)
+
+    def enter(self) -> None:
+        """Fork; go on as the child, in the namespaces and as the user."""
+        for descriptor in self._cgroups:
+            os.write(descriptor, b"0")
+        for descriptor in self._namespaces:
             setns(descriptor)
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         child = os.fork()
         if child:
             _stand_for(child)
         os.setsid()
-        if tty is not None:
-            fcntl.ioctl(tty, termios.TIOCSCTTY, 0)
-        os.setgroups(groups)
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
+        if self._tty is not None:
+            fcntl.ioctl(self._tty, termios.TIOCSCTTY, 0)
+        os.setgroups(self._groups)
+        os.setresgid(self._gid, self._gid, self._gid)
+        os.setresuid(self._uid, self._uid, self._uid)
         # After the change of user, which clears it (prctl(2), PR_SET_PDEATHSIG).
         _call("prctl", ctypes.c_int(PR_SET_PDEATHSIG), ctypes.c_ulong(signal.SIGKILL))
-        os.chdir(cwd)
+        os.chdir(self._cwd)
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
-    def close() -> None:
-        for descriptor in descriptors:
-            os.close(descriptor)
 
-    enter.close = close  # type: ignore[attr-defined]
-    return enter
-
-
-def _stand_for(child: int) -> None:
+def _stand_for(child: int) -> NoReturn:
     """Be `child` for whoever watches this process; never returns."""
     # Every descriptor: `subprocess` waits for the end of its error pipe, and a reader of the
     # command's output must not wait for us.

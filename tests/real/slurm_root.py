@@ -2,14 +2,15 @@
 """A real Slurm in a Debian root file system of its own, for the tests and for trying things.
 
     python3 tests/real/slurm_root.py up trixie            # Slurm 24.11; sid has 26.05
+    python3 tests/real/slurm_root.py install trixie       # this checkout, at /opt/slurm-oci in there
     python3 tests/real/slurm_root.py run trixie -- srun -n2 hostname
     python3 tests/real/slurm_root.py shell trixie
     python3 tests/real/slurm_root.py down trixie
 
 Needs root, mmdebstrap (installed when missing) and a Debian archive in this machine's apt
 configuration. The file system is built once and kept; each start puts a layer in memory on
-top of it and forgets that at the end. All of Slurm lives in namespaces of its own: nothing of
-it is seen by the machine, and when the first process in there ends, nothing is left.
+top of it and forgets that at the end. All of Slurm lives in namespaces of its own: the machine
+sees nothing of it, and when the first process in there ends, nothing is left.
 
 In tests:
 
@@ -21,36 +22,32 @@ In tests:
 import argparse
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
-import pty
 import select
-import shutil
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import time
-import tty
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+import checkout
 import debian_root
+import machine
 import namespaces
 from debian_root import RootUnavailable, say
+from terminal import Command, Terminal, open_terminal
 
-STATES = Path("/run/slurm-oci-roots")  # one file for each running root
 HERE = Path(__file__).resolve().parent
-PROJECT = HERE.parent.parent
 USER_PATH = "/usr/local/bin:/usr/bin:/bin"
 ROOT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 START_SECONDS = 120  # what a start may take on a very busy machine
-CGROUP_VARIABLE = "SLURM_ROOT_CGROUP"  # v1, v2 or none, against what the machine suggests
+CGROUP_VARIABLE = "SLURM_ROOT_CGROUP"  # v1, v2 or none, instead of what suits this machine
 
 Word = str | bytes | os.PathLike
+Environment = Mapping[str, str | bytes | None]
 
 
 class SlurmRootError(Exception):
@@ -74,91 +71,88 @@ class SlurmRoot:
         *,
         name: str | None = None,
         slurm_conf: str = "",
-        slurm: bool = True,
         tied: bool = True,
-        images: bool = True,
     ) -> "SlurmRoot":
         """Start Slurm in a fresh copy of `suite` ("trixie" or "sid") and wait until it is idle.
 
         nodes: 1 to 3; with one, users' commands run on `node1` itself, with more on `head`.
         name: what the root is called, `suite` by default; roots of different names coexist.
-        slurm_conf: lines to add to slurm.conf. slurm: False starts no daemon at all.
+        slurm_conf: lines to add to slurm.conf, the last word where one is there already.
         tied: the root ends with this process, however that ends; else it stays until `down`.
-        images: have the test images at /images (see `images.py`).
 
         Raises RootUnavailable if the file system cannot be had, SlurmRootError otherwise.
         """
-        name = name or suite
-        if os.geteuid():
-            raise SlurmRootError("a Slurm of its own needs root: use sudo")
         if not 1 <= nodes <= 3:
             raise SlurmRootError(f"{nodes} nodes; 1 to 3 are possible")
         base = debian_root.ensure(suite)
-        layers = [str(base / "root")]
-        if images:
-            layers.insert(0, str(image_layer(suite, base)))
-        return cls._boot(suite, layers, nodes, name, slurm_conf, slurm, tied)
+        request = {
+            "layers": [str(image_layer(suite, base)), str(base / "root")],
+            "nodes": nodes,
+            "slurm": True,
+            "slurm_conf": slurm_conf,
+            "cgroup": os.environ.get(CGROUP_VARIABLE) or best_cgroup(),
+        }
+        name = name or suite
+        if request["cgroup"] == "v2":
+            try:
+                return cls._boot(suite, name, request, tied)
+            except SlurmRootError as problem:
+                say(f"!!! Slurm does not start with cgroup v2: {str(problem).splitlines()[0]}")
+                request["cgroup"] = "none"
+        if request["cgroup"] == "none":
+            say("!!! Slurm tracks processes by process group alone here, and misses some")
+        return cls._boot(suite, name, request, tied)
 
     @classmethod
-    def _boot(
-        cls, suite: str, layers: list[str], nodes: int, name: str, slurm_conf: str, slurm: bool, tied: bool
-    ) -> "SlurmRoot":
-        STATES.mkdir(mode=0o700, exist_ok=True)
-        sweep()
-        with debian_root.locked(lock_file(name)):
-            if state_file(name).exists():
-                raise SlurmRootError(f"`{name}` is running already; end it with `slurm_root.py down {name}`")
-            cgroup, directories = cgroups_for(name)
-            state = {"name": name, "suite": suite, "layers": layers, "cgroups": directories, "boot": boot_id()}
-            save(state)
-            for directory in directories:
-                os.makedirs(directory, exist_ok=True)
-            lifeline, hold = os.pipe() if tied else (None, None)
-            report, ready = os.pipe()
-            request = {
-                "layers": layers,
-                "cgroups": directories,
-                "cgroup": cgroup,
-                "lifeline": lifeline,
-                "ready": ready,
-                "nodes": nodes,
-                "slurm": slurm,
-                "slurm_conf": slurm_conf,
-            }
-            with log_file(name).open("wb") as log:
-                boot = subprocess.run(
-                    [sys.executable, "-I", "-c", _BOOT, str(HERE), json.dumps(request)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    start_new_session=True,
-                    pass_fds=[fd for fd in (lifeline, ready) if fd is not None],
-                )
-            os.close(ready)
-            if lifeline is not None:
-                os.close(lifeline)
-            if boot.stdout.strip():
-                state["pid"] = int(boot.stdout)
-                state["start"] = namespaces.start_time(state["pid"])
-                save(state)
-            self = cls(state, hold)
-            with open(report) as file:
-                started = select.select([file], [], [], START_SECONDS)[0]
-                answer = json.loads((started and file.readline()) or '{"error": "its first process said nothing"}')
-            if "error" in answer:
-                message = f"`{name}` did not start: {answer['error']}\n{self._logs()}"
-                self.stop()
-                raise SlurmRootError(message)
-            state["nodes"] = [outside_pid(state["pid"], inside) for inside in answer["nodes"]]
-            save(state)
-            return self
+    def _boot(cls, suite: str, name: str, request: dict, tied: bool) -> "SlurmRoot":
+        if os.geteuid():
+            raise SlurmRootError("a Slurm of its own needs root: use sudo")
+        cgroups = [str(place / f"slurm-oci-{name}") for place in machine.own_cgroups().values()]
+        try:
+            state = machine.claim(name, suite=suite, layers=request["layers"], cgroups=cgroups)
+        except machine.AlreadyRunning:
+            raise SlurmRootError(
+                f"`{name}` is running already; end it with `slurm_root.py down`, or take another name"
+            ) from None
+        for directory in cgroups:
+            os.makedirs(directory, exist_ok=True)
+        lifeline, hold = os.pipe() if tied else (None, None)
+        report, ready = os.pipe()
+        request = {**request, "cgroups": cgroups, "lifeline": lifeline, "ready": ready}
+        with machine.log_file(name).open("wb") as log:
+            boot = subprocess.run(
+                [sys.executable, "-I", HERE / "boot.py", json.dumps(request)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=[descriptor for descriptor in (lifeline, ready) if descriptor is not None],
+            )
+        os.close(ready)
+        if lifeline is not None:
+            os.close(lifeline)
+        if boot.stdout.strip():
+            state["pid"] = int(boot.stdout)
+            state["start"] = namespaces.start_time(state["pid"])
+            machine.save(state)
+        self = cls(state, hold)
+        with open(report) as file:
+            told = select.select([file], [], [], START_SECONDS)[0]
+            answer = json.loads((told and file.readline()) or '{"error": "its first process ended or hangs"}')
+        if "error" in answer:
+            message = f"`{name}` did not start: {answer['error']}\n{self._all_logs()}"
+            self.stop()
+            raise SlurmRootError(message)
+        state["nodes"] = [outside_pid(state["pid"], inside) for inside in answer["nodes"]]
+        machine.save(state)
+        return self
 
     @classmethod
     def attach(cls, name: str) -> "SlurmRoot":
         """The root called `name` that is running already; SlurmRootError if there is none."""
-        state = read_state(state_file(name))
-        if state is None or not alive(state):
-            raise SlurmRootError(f"no root called `{name}` is running; start it with `slurm_root.py up {name}`")
+        state = machine.find(name)
+        if state is None or "nodes" not in state or not machine.alive(state):
+            raise SlurmRootError(f"no root called `{name}` is running; `slurm_root.py up {name}` starts one")
         return cls(state)
 
     def stop(self) -> None:
@@ -166,7 +160,7 @@ class SlurmRoot:
         if self._lifeline is not None:
             os.close(self._lifeline)
             self._lifeline = None
-        end(self._state)
+        machine.end(self._state)
 
     def __enter__(self) -> "SlurmRoot":
         return self
@@ -181,7 +175,7 @@ class SlurmRoot:
         argv: Iterable[Word],
         *,
         user: str = "alice",
-        env: Mapping[str, str | bytes | None] | None = None,
+        env: Environment | None = None,
         cwd: str | None = None,
         input: bytes | str | None = None,
         timeout: float | None = 60,
@@ -193,12 +187,19 @@ class SlurmRoot:
         The words of `argv` arrive byte for byte. The environment is HOME, USER, LOGNAME, SHELL,
         PATH and LANG, with `env` on top (None takes a variable away). `cwd` is the user's home
         by default. `node` 1 to 3 runs it in that node's own namespaces. After `timeout` seconds
-        it is killed and subprocess.TimeoutExpired raised.
+        it is killed and subprocess.TimeoutExpired raised; a job that it started goes on.
         """
         data = input.encode() if isinstance(input, str) else input
-        stdin = {} if data is not None else {"stdin": subprocess.DEVNULL}
-        with self.popen(argv, user=user, env=env, cwd=cwd, node=node, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                        **(stdin or {"stdin": subprocess.PIPE})) as process:
+        with self.popen(
+            argv,
+            user=user,
+            env=env,
+            cwd=cwd,
+            node=node,
+            stdin=subprocess.DEVNULL if data is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
             try:
                 out, err = process.communicate(data, timeout)
             except BaseException:
@@ -214,16 +215,13 @@ class SlurmRoot:
         argv: Iterable[Word],
         *,
         user: str = "alice",
-        env: Mapping[str, str | bytes | None] | None = None,
+        env: Environment | None = None,
         cwd: str | None = None,
         node: int | None = None,
         tty: int | None = None,
         **options: object,
-    ) -> subprocess.Popen:
-        """Start a command in the root; `options` are subprocess.Popen's (stdin, stdout, stderr).
-
-        The process answers to send_signal and the rest as if it were the command itself.
-        """
+    ) -> Command:
+        """Start a command in the root; `options` are subprocess.Popen's (stdin, stdout, stderr)."""
         entry = self._user(user)
         home = entry["home"]
         values: dict[str, str | bytes | None] = {
@@ -235,60 +233,75 @@ class SlurmRoot:
             "LANG": "C.UTF-8",
             **(env or {}),
         }
-        enter = namespaces.entering(
+        entrance = namespaces.Entrance(
             self._pid(node),
+            cgroups=self._cgroups(node),
             uid=entry["uid"],
             gid=entry["gid"],
             groups=entry["groups"],
             cwd=os.fsencode(cwd or home),
             tty=tty,
         )
-        try:
-            return subprocess.Popen(
+        with entrance:
+            return Command(
                 [os.fsencode(word) for word in argv],
-                env={os.fsencode(key): os.fsencode(value) for key, value in values.items() if value is not None},
-                preexec_fn=enter,
+                env={
+                    os.fsencode(key): os.fsencode(value) for key, value in values.items() if value is not None
+                },
+                preexec_fn=entrance.enter,
                 umask=0o022,
                 **options,  # type: ignore[call-overload]
             )
-        finally:
-            enter.close()  # type: ignore[attr-defined]
 
-    def terminal(self, argv: Iterable[Word], *, size: tuple[int, int] = (24, 80), **options: object) -> "Terminal":
-        """Start a command on a terminal of the root's own, `size` in rows and columns.
-
-        `options` are those of `popen`.
-        """
-        node = options.get("node")
-        master = os.open(self.path("/dev/pts/ptmx", node=node), os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)  # type: ignore[arg-type]
-        number = struct.unpack("i", fcntl.ioctl(master, termios.TIOCGPTN, b"\0" * 4))[0]
-        fcntl.ioctl(master, termios.TIOCSPTLCK, struct.pack("i", 0))
-        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
-        path = self.path(f"/dev/pts/{number}", node=node)  # type: ignore[arg-type]
-        entry = self._user(str(options.get("user", "alice")))
-        os.chown(path, entry["uid"], -1)
-        slave = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-        options["env"] = {"TERM": "xterm", **(options.get("env") or {})}  # type: ignore[dict-item]
+    def terminal(
+        self,
+        argv: Iterable[Word],
+        *,
+        user: str = "alice",
+        env: Environment | None = None,
+        cwd: str | None = None,
+        node: int | None = None,
+    ) -> Terminal:
+        """Start a command at a terminal of the root's own, of 24 rows and 80 columns."""
+        master, slave = open_terminal(self.path("/dev/pts", node=node), self._user(user)["uid"])
+        environment = {"TERM": "xterm", **(env or {})}
         try:
-            process = self.popen(argv, stdin=slave, stdout=slave, stderr=slave, tty=slave, **options)  # type: ignore[arg-type]
+            process = self.popen(
+                argv,
+                user=user,
+                env=environment,
+                cwd=cwd,
+                node=node,
+                tty=slave,
+                stdin=slave,
+                stdout=slave,
+                stderr=slave,
+            )
         except BaseException:
             os.close(master)
             raise
         finally:
             os.close(slave)
-        return Terminal(process, master)
+        terminal = Terminal(process, master)
+        terminal.resize(24, 80)
+        return terminal
+
+    def cancel_jobs(self) -> None:
+        """Cancel every job and wait until all is idle again."""
+        self.run(["sh", "-c", "squeue --noheader --format=%A | xargs --no-run-if-empty scancel"], user="root")
+        self.wait_idle()
 
     def wait_idle(self, timeout: float = 30) -> None:
         """Wait until no job is left and every node is idle; SlurmRootError after `timeout` seconds."""
-        end_time = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout
         while True:
-            jobs = self.run(["squeue", "--noheader"], user="root").stdout.decode().strip()
-            states = self.run(["sinfo", "--noheader", "--Node", "--format=%N %T"], user="root").stdout.decode().split("\n")
-            busy = [line for line in states if line and not line.endswith(" idle")]
-            if not jobs and not busy:
+            jobs = self.run(["squeue", "--noheader"], user="root").stdout.decode()
+            nodes = self.run(["sinfo", "--noheader", "--Node", "--format=%N %T"], user="root").stdout.decode()
+            busy = [*jobs.splitlines(), *(line for line in nodes.splitlines() if not line.endswith(" idle"))]
+            if not busy:
                 return
-            if time.monotonic() > end_time:
-                raise SlurmRootError(f"not idle after {timeout} s:\n{jobs}\n" + "\n".join(busy))
+            if time.monotonic() > deadline:
+                raise SlurmRootError(f"not idle after {timeout:.0f} s:\n" + "\n".join(busy))
             time.sleep(0.05)
 
     # Files
@@ -296,29 +309,38 @@ class SlurmRoot:
     def path(self, inside: str, *, node: int | None = None) -> Path:
         """Where the file that the root calls `inside` (absolute) can be reached from outside.
 
-        Symbolic links on the way are resolved as in the root; the last component need not exist.
+        Symbolic links are resolved as in the root; what does not exist may follow.
         """
         top = f"/proc/{self._pid(node)}/root"
-        todo, done = [part for part in inside.split("/") if part], ""
+        todo, done = inside.split("/"), ""
         links = 0
         while todo:
             part = todo.pop(0)
+            if part in ("", "."):
+                continue
             if part == "..":
                 done = done.rpartition("/")[0]
                 continue
-            here = f"{top}{done}/{part}"
-            if not os.path.islink(here):
+            if not os.path.islink(f"{top}{done}/{part}"):
                 done += f"/{part}"
                 continue
             links += 1
-            if links > 40:
+            if links > 40:  # path_resolution(7)
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), inside)
-            target = os.readlink(here)
+            target = os.readlink(f"{top}{done}/{part}")
             done = "" if target.startswith("/") else done
-            todo[:0] = [piece for piece in target.split("/") if piece not in ("", ".")]
+            todo[:0] = target.split("/")
         return Path(top + done)
 
-    def write(self, inside: str, content: str | bytes, *, user: str = "root", mode: int = 0o644, node: int | None = None) -> None:
+    def write(
+        self,
+        inside: str,
+        content: str | bytes,
+        *,
+        user: str = "root",
+        mode: int = 0o644,
+        node: int | None = None,
+    ) -> None:
         """Make or replace the file `inside`, owned by `user` as are directories made for it."""
         entry = self._user(user)
         path = self.path(inside, node=node)
@@ -339,12 +361,24 @@ class SlurmRoot:
         """Have no oci.conf."""
         self.path("/etc/slurm/oci.conf").unlink(missing_ok=True)
 
-    def log(self, what: str, node: int = 1) -> str:
+    def install_project(self) -> None:
+        """Install this checkout at /opt/slurm-oci, by its own `install`, with its oci.conf in force.
+
+        Doing so again replaces what is installed. Raises checkout.InstallFailed.
+        """
+        checkout.install(self)
+
+    def log(self, daemon: str, node: int = 1) -> str:
         """The log of `slurmd` (of that node), `slurmctld` or `munged`, as it is now."""
-        names = {"slurmd": (f"slurmd-node{node}.log", f"slurmd-node{node}.out", "slurmd.out")}
+        name = f"slurmd-node{node}" if daemon == "slurmd" else daemon
         directory = self.path("/var/log/slurm")
-        found = [directory / name for name in names.get(what, (f"{what}.log", f"{what}.out"))]
-        return "".join(file.read_text(errors="replace") for file in found if file.exists())
+        # What a daemon prints is the same again, or all there is if it failed early.
+        found = [file for file in (directory / f"{name}.log", directory / f"{name}.out") if file.exists()]
+        if not found:
+            raise SlurmRootError(
+                f"no log of `{daemon}`; there are {', '.join(sorted(os.listdir(directory)))}"
+            )
+        return found[0].read_text(errors="replace")
 
     # Facts
 
@@ -367,7 +401,7 @@ class SlurmRoot:
 
     @property
     def about(self) -> dict:
-        """What the file system holds: `slurm`, `packages`, `left out` (name: reason)."""
+        """What the file system holds: `slurm` (version), `packages`, `left out` (name: reason)."""
         return json.loads(Path(self._state["layers"][-1]).with_name("about.json").read_text())
 
     @property
@@ -383,230 +417,48 @@ class SlurmRoot:
     def _pid(self, node: int | None) -> int:
         pid = self._state["pid"] if node is None else self._state["nodes"][node - 1]
         if namespaces.start_time(pid) is None:
-            raise SlurmRootError(f"`{self.name}` is not running any more" if node is None else f"node {node} is not running any more")
+            what = f"`{self.name}`" if node is None else f"node {node} of `{self.name}`"
+            raise SlurmRootError(f"{what} is not running any more")
         return pid
 
+    def _cgroups(self, node: int | None) -> list[Path]:
+        """Where a command on `node` belongs; `init.py` has made these."""
+        places = [Path(place) for place in self._state["cgroups"]]
+        for below in (f"node{node}", "daemons"):
+            places = [place / below if (place / below).exists() else place for place in places]
+        return places
+
     def _user(self, name: str) -> dict:
+        groups = [line.split(":") for line in self.path("/etc/group").read_text().splitlines()]
         for line in self.path("/etc/passwd").read_text().splitlines():
             login, _, uid, gid, _, home, shell = line.split(":")
             if login == name:
-                groups = [fields.split(":") for fields in self.path("/etc/group").read_text().splitlines()]
                 more = [int(group[2]) for group in groups if name in group[3].split(",")]
-                return {"uid": int(uid), "gid": int(gid), "home": home, "shell": shell, "groups": [int(gid), *more]}
+                return {
+                    "uid": int(uid),
+                    "gid": int(gid),
+                    "groups": [int(gid), *more],
+                    "home": home,
+                    "shell": shell,
+                }
         raise SlurmRootError(f"the root has no user `{name}`")
 
-    def _logs(self) -> str:
-        parts = []
-        if log_file(self.name).exists():
-            parts.append(log_file(self.name).read_text(errors="replace"))
+    def _all_logs(self) -> str:
+        """The ends of all logs there are, for a start that failed."""
+        files = [machine.log_file(self.name)]
         with contextlib.suppress(SlurmRootError, OSError, KeyError):
-            for file in sorted(self.path("/var/log/slurm").iterdir()):
-                parts.append(f"--- {file.name}\n{file.read_text(errors='replace')[-1500:]}")
-        return "\n".join(parts).strip()
+            files += sorted(self.path("/var/log/slurm").iterdir())
+        texts = {file.name: file.read_text(errors="replace").strip() for file in files if file.exists()}
+        return "\n".join(f"--- {name}\n{text[-1500:]}" for name, text in texts.items() if text)
 
 
-class Terminal:
-    """A command on a terminal: what it writes is read here, and typed what it reads."""
+def best_cgroup() -> str:
+    """How Slurm shall track processes here: "v1", "v2" or, for want of both, "none".
 
-    def __init__(self, process: subprocess.Popen, master: int) -> None:
-        self.process = process
-        self.seen = b""
-        self._master = master
-
-    def send(self, data: bytes) -> None:
-        """Type `data`; b"\\x03" is ^C."""
-        os.write(self._master, data)
-
-    def expect(self, text: bytes, timeout: float = 20) -> bytes:
-        """Read until `text` appears; returns what came up to its end. TimeoutError, EOFError."""
-        end_time = time.monotonic() + timeout
-        while text not in self.seen:
-            if not select.select([self._master], [], [], max(0, end_time - time.monotonic()))[0]:
-                raise TimeoutError(f"no {text!r} within {timeout} s, but {self.seen!r}")
-            data = self._read()
-            if not data:
-                raise EOFError(f"no {text!r} to the end, but {self.seen!r}")
-            self.seen += data
-        at = self.seen.index(text) + len(text)
-        before, self.seen = self.seen[:at], self.seen[at:]
-        return before
-
-    def finish(self, timeout: float = 20) -> tuple[int, bytes]:
-        """Wait for the command's end; returns its exit code and what it still wrote."""
-        end_time = time.monotonic() + timeout
-        while True:
-            if not select.select([self._master], [], [], max(0, end_time - time.monotonic()))[0]:
-                self.process.kill()
-                raise TimeoutError(f"still running after {timeout} s; it wrote {self.seen!r}")
-            data = self._read()
-            if not data:
-                break
-            self.seen += data
-        code = self.process.wait(timeout)
-        os.close(self._master)
-        return code, self.seen
-
-    def interact(self) -> int:
-        """Connect the caller's own terminal to this one until the command ends; returns its code."""
-        saved = termios.tcgetattr(0)
-
-        def resize(*_: object) -> None:
-            fcntl.ioctl(self._master, termios.TIOCSWINSZ, fcntl.ioctl(0, termios.TIOCGWINSZ, b"\0" * 8))
-
-        signal.signal(signal.SIGWINCH, resize)
-        resize()
-        try:
-            tty.setraw(0)
-            pty._copy(self._master, lambda _: self._read(), lambda _: os.read(0, 1024))  # type: ignore[attr-defined]
-        finally:
-            termios.tcsetattr(0, termios.TCSAFLUSH, saved)
-        return self.process.wait()
-
-    def _read(self) -> bytes:
-        try:
-            return os.read(self._master, 65536)
-        except OSError as problem:
-            if problem.errno == errno.EIO:  # nobody has the terminal open any more
-                return b""
-            raise
-
-
-# State on the machine
-
-
-def state_file(name: str) -> Path:
-    return STATES / f"{name}.json"
-
-
-def lock_file(name: str) -> Path:
-    return STATES / f"{name}.lock"
-
-
-def log_file(name: str) -> Path:
-    return STATES / f"{name}.log"
-
-
-def save(state: dict) -> None:
-    temporary = state_file(state["name"]).with_suffix(".new")
-    temporary.write_text(json.dumps(state, indent=2))
-    temporary.rename(state_file(state["name"]))
-
-
-def read_state(path: Path) -> dict | None:
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def states() -> Iterator[dict]:
-    for path in sorted(STATES.glob("*.json")):
-        state = read_state(path)
-        if state is not None:
-            yield state
-
-
-def boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def alive(state: dict) -> bool:
-    return state["boot"] == boot_id() and "pid" in state and namespaces.start_time(state["pid"]) == state["start"]
-
-
-def sweep() -> None:
-    """Clean up after roots whose first process is gone."""
-    for name in [state["name"] for state in states()]:
-        with debian_root.locked(lock_file(name), wait=False) as held:  # else it is just starting
-            state = read_state(state_file(name)) if held else None
-            if state and not alive(state):
-                end(state)
-
-
-def end(state: dict) -> None:
-    """Kill the root's first process, with which the kernel ends all others; remove the rest."""
-    if alive(state):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(state["pid"], signal.SIGKILL)
-        thaw(state["cgroups"])
-        deadline = time.monotonic() + 20
-        while alive(state) and time.monotonic() < deadline:
-            time.sleep(0.01)
-    if state["boot"] == boot_id():
-        for directory in state["cgroups"]:
-            remove_cgroup(Path(directory))
-    for path in (state_file(state["name"]), log_file(state["name"]), lock_file(state["name"])):
-        path.unlink(missing_ok=True)
-
-
-def outside_pid(first: int, inside: int) -> int:
-    """The machine's number of the process that is `inside` in the pid namespace of `first`."""
-    if inside == 1:
-        return first
-    for child in Path(f"/proc/{first}/task/{first}/children").read_text().split():
-        status = Path(f"/proc/{child}/status").read_text()
-        numbers = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()
-        if numbers[2] == str(inside):
-            return int(child)
-    raise SlurmRootError(f"process {inside} of the root is gone")
-
-
-# cgroups
-
-
-def cgroups_for(name: str) -> tuple[str, list[str]]:
-    """How Slurm shall track processes here, and the directories for the root to be in.
-
-    Slurm's proctrack/cgroup needs the freezer of cgroup version 1, or version 2 as a whole
-    (cgroup.conf(5)); otherwise it is proctrack/pgid, which finds fewer processes.
+    proctrack/cgroup takes the freezer of cgroup version 1, or version 2 where nothing of
+    version 1 is mounted (Slurm refuses "hybrid mode"); without, it is proctrack/pgid.
     """
-    mounts = {}
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, place, kind, options, *_ = line.split()
-        if kind == "cgroup" and "freezer" in options.split(","):
-            mounts["v1"] = (place, "freezer")
-        if kind == "cgroup2":
-            mounts["v2"] = (place, "")
-    directories = {kind: own_cgroup(*where) / f"slurm-oci-{name}" for kind, where in mounts.items()}
-    kind = os.environ.get(CGROUP_VARIABLE) or next(iter(sorted(directories)), "none")
-    if kind == "none" or kind not in directories:
-        say(f"!!! no usable cgroups ({CGROUP_VARIABLE}={kind}): Slurm tracks processes by process group alone")
-        kind = "none"
-    return kind, [str(directory) for directory in directories.values()]
-
-
-def own_cgroup(mount_point: str, controller: str) -> Path:
-    """The directory of this process's own cgroup, or the hierarchy's top where that is not shown."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controller in controllers.split(","):
-            place = Path(mount_point + path)
-            return place if place.is_dir() else Path(mount_point)
-    return Path(mount_point)
-
-
-def thaw(directories: list[str]) -> None:
-    """A frozen process does not die, not even of SIGKILL (cgroups v1, freezer)."""
-    for directory in directories:
-        for file in sorted(Path(directory).rglob("freezer.state")):
-            with contextlib.suppress(OSError):
-                file.write_text("THAWED")
-
-
-def remove_cgroup(directory: Path) -> None:
-    """Remove a cgroup and those below; what just died may keep one busy for a moment."""
-    for _ in range(200):
-        below = sorted((path for path in directory.rglob("*") if path.is_dir()), reverse=True)
-        with contextlib.suppress(OSError):
-            for path in (*below, directory):
-                path.rmdir()
-        if not directory.exists():
-            return
-        time.sleep(0.02)
-    say(f"!!! {directory} is still in use and stays")
-
-
-# Images
+    return next(iter(sorted(machine.own_cgroups())), "none")
 
 
 def image_layer(suite: str, base: Path) -> Path:
@@ -618,62 +470,94 @@ def image_layer(suite: str, base: Path) -> Path:
     with debian_root.locked(base / "images.lock"):
         if place.exists():
             return place
-        partial = base / f"images.partial-{os.getpid()}"
         say(f"making the test images for {suite}")
-        root = SlurmRoot._boot(suite, [str(base / "root")], 1, f"images-{suite}-{os.getpid()}", "", False, True)
+        partial = base / f"images.partial-{os.getpid()}"
+        request = {
+            "layers": [str(base / "root")],
+            "nodes": 1,
+            "slurm": False,
+            "slurm_conf": "",
+            "cgroup": "none",
+        }
         try:
-            root.write("/opt/slurm-root/images.py", recipe)
-            done = root.run(["python3", "-I", "/opt/slurm-root/images.py", "/images"], user="root", timeout=300)
-            sys.stderr.write(done.stdout.decode(errors="replace"))
-            if done.returncode:
-                raise SlurmRootError(f"the test images could not be made:\n{done.stderr.decode(errors='replace')}")
-            partial.mkdir()
-            subprocess.run(["cp", "-a", str(root.path("/images")), str(partial / "images")], check=True)
+            with SlurmRoot._boot(suite, f"images-{suite}-{os.getpid()}", request, tied=True) as root:
+                root.write("/opt/slurm-root/images.py", recipe)
+                command = ["python3", "-I", "/opt/slurm-root/images.py", "/images"]
+                done = root.run(command, user="root", timeout=300)
+                if done.returncode:
+                    raise SlurmRootError(f"no test images: {done.stderr.decode(errors='replace')}")
+                partial.mkdir()
+                subprocess.run(["cp", "-a", root.path("/images"), partial / "images"], check=True)
+            for kind, reason in json.loads(done.stdout).items():
+                say(f"!!! {suite}: image LEFT OUT {kind}: {reason}")
             partial.rename(place)
         finally:
-            root.stop()
             debian_root.remove(partial)
     return place
 
 
-_BOOT = "import sys, json; sys.path.insert(0, sys.argv[1]); import boot; boot.main(json.loads(sys.argv[2]))"
+def outside_pid(first: int, inside: int) -> int:
+    """The machine's number of the process that is `inside` in the pid namespace of `first`."""
+    for candidate in (first, *Path(f"/proc/{first}/task/{first}/children").read_text().split()):
+        status = Path(f"/proc/{candidate}/status").read_text()
+        numbers = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()
+        if numbers[-1] == str(inside):
+            return int(candidate)
+    raise SlurmRootError(f"process {inside} of the root is gone")
 
 
 # The command
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="slurm_root.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, help: str, *, named: bool = True) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help)
-        if named:
-            sub.add_argument("suite", help="trixie or sid")
-            sub.add_argument("--name", help="of the root, where several of a suite run (default: the suite)")
-        return sub
-
-    sub = command("build", "build a root file system, or see that it is there")
-    sub.add_argument("--force", action="store_true", help="build it again")
-    sub = command("up", "start Slurm and leave it running")
-    sub.add_argument("--nodes", type=int, default=1, help="1 (default) to 3")
-    sub = command("run", "run a command in a running Slurm, as alice in her home")
-    sub.add_argument("--root", action="store_const", dest="user", const="root", default="alice", help="as root")
-    sub.add_argument("--user", default=argparse.SUPPRESS, help="as that user (alice, bob, root)")
-    sub.add_argument("--node", type=int, help="on that node")
-    sub.add_argument("words", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="command and arguments")
-    sub = command("shell", "a shell in a running Slurm, as alice")
-    sub.add_argument("--root", action="store_const", dest="user", const="root", default="alice", help="as root")
-    sub.add_argument("--node", type=int, help="on that node")
-    command("install", "install this checkout in a running Slurm")
-    command("down", "end a running Slurm and remove all of it")
-    command("status", "what is running, what is built", named=False)
-    arguments = parser.parse_args()
+    words = sys.argv[1:]
+    split = words.index("--") if "--" in words else len(words)
+    arguments = parser().parse_args(words[:split])
+    arguments.words = words[split + 1 :]
     try:
-        return globals()[f"do_{arguments.command}"](arguments)
-    except (RootUnavailable, SlurmRootError, FileNotFoundError) as problem:
+        return arguments.do(arguments)
+    except (RootUnavailable, SlurmRootError, checkout.InstallFailed) as problem:
         say(f"error: {problem}")
         return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="slurm_root.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, do: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help)
+        sub.set_defaults(do=do)
+        sub.add_argument("suite", choices=debian_root.SUITES)
+        return sub
+
+    def named(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        sub.add_argument("--name", help="of the root, where several of a suite run (default: the suite)")
+        return sub
+
+    def as_user(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        who = sub.add_mutually_exclusive_group()
+        who.add_argument("--root", action="store_const", dest="user", const="root", help="as root")
+        who.add_argument("--user", default="alice", help="alice (default), bob or root")
+        sub.add_argument("--node", type=int, help="1 to 3: on that node, where the root has several")
+        return sub
+
+    sub = command("build", do_build, "build a root file system, or see that it is there")
+    sub.add_argument("--force", action="store_true", help="build it again")
+    sub = named(command("up", do_up, "start Slurm and leave it running"))
+    sub.add_argument("--nodes", type=int, default=1, help="1 (default) to 3")
+    sub = as_user(named(command("run", do_run, "run a command in a running Slurm, as alice in her home")))
+    sub.usage = (
+        "slurm_root.py run [--name NAME] [--root | --user USER] [--node N] SUITE -- COMMAND [ARGUMENT...]"
+    )
+    as_user(named(command("shell", do_shell, "a shell in a running Slurm, as alice")))
+    named(command("install", do_install, "install this checkout in a running Slurm, or install it anew"))
+    named(command("down", do_down, "end a running Slurm and remove all of it"))
+    sub = commands.add_parser("status", help="what is running, what is built")
+    sub.set_defaults(do=do_status)
+    return top
 
 
 def do_build(arguments: argparse.Namespace) -> int:
@@ -685,62 +569,68 @@ def do_build(arguments: argparse.Namespace) -> int:
 
 def do_up(arguments: argparse.Namespace) -> int:
     root = SlurmRoot.start(arguments.suite, arguments.nodes, name=arguments.name, tied=False)
-    me = f"{os.path.basename(sys.executable)} {os.path.relpath(__file__)}"
+    me = f"python3 {os.path.relpath(__file__)}"
+    name = f" --name {root.name}" if arguments.name else ""
     print(f"Slurm {root.slurm_version} on {root.nodes} node(s) is up. Submit as alice, and end it, with")
-    print(f"  {me} run {root.name} -- srun -n2 hostname")
-    print(f"  {me} down {root.name}")
+    print(f"  {me} run {root.suite}{name} -- srun -n2 hostname")
+    print(f"  {me} down {root.suite}{name}")
     return 0
 
 
 def do_run(arguments: argparse.Namespace) -> int:
-    words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
-    if not words:
-        say("error: no command; write it after `--`")
+    if not arguments.words:
+        say("error: no command; it comes after `--`")
         return 2
-    root = SlurmRoot.attach(arguments.name or arguments.suite)
-    return foreground(root, words, user=arguments.user, node=arguments.node)
+    return foreground(attached(arguments), arguments.words, user=arguments.user, node=arguments.node)
 
 
 def do_shell(arguments: argparse.Namespace) -> int:
-    root = SlurmRoot.attach(arguments.name or arguments.suite)
-    return foreground(root, ["bash", "-l"], user=arguments.user, node=arguments.node)
-
-
-def foreground(root: SlurmRoot, words: list[str], **options: object) -> int:
-    """Run a command with the caller's own terminal or files; returns a shell's exit code for it."""
-    if os.isatty(0) and os.isatty(1):
-        code = root.terminal(words, env={"TERM": os.environ.get("TERM", "xterm")}, **options).interact()
-    else:
-        process = root.popen(words, **options)  # type: ignore[arg-type]
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command gets it too, and decides
-        code = process.wait()
-    return code if code >= 0 else 128 - code
+    return foreground(attached(arguments), ["bash", "-l"], user=arguments.user, node=arguments.node)
 
 
 def do_install(arguments: argparse.Namespace) -> int:
-    SlurmRoot.attach(arguments.name or arguments.suite).install_project()
+    attached(arguments).install_project()
     return 0
 
 
 def do_down(arguments: argparse.Namespace) -> int:
     name = arguments.name or arguments.suite
-    state = read_state(state_file(name))
+    state = machine.find(name)
     if state is None:
         say(f"`{name}` is not running")
     else:
-        end(state)
-    sweep()
+        machine.end(state)
     return 0
 
 
 def do_status(_: argparse.Namespace) -> int:
-    sweep()
-    for state in states():
-        print(f"running: {state['name']} ({state['suite']}), {len(state.get('nodes', ()))} node(s), first process {state['pid']}")
+    for state in machine.running():
+        nodes = f"{len(state['nodes'])} node(s)" if "nodes" in state else "starting"
+        print(f"running: {state['name']}, Debian {state['suite']}, {nodes}")
     for suite in debian_root.SUITES:
         place = debian_root.location(suite)
-        print(f"{'built' if place.exists() else 'not built'}: {suite} {place}")
+        print(f"{'built' if place.exists() else 'not built'}: {suite}, {place}")
     return 0
+
+
+def attached(arguments: argparse.Namespace) -> SlurmRoot:
+    return SlurmRoot.attach(arguments.name or arguments.suite)
+
+
+def foreground(root: SlurmRoot, words: list[str], *, user: str, node: int | None) -> int:
+    """Run a command with the caller's own terminal or files; returns the exit code as a shell has it."""
+    try:
+        if os.isatty(0) and os.isatty(1):
+            environment = {"TERM": os.environ.get("TERM", "xterm")}
+            code = root.terminal(words, user=user, node=node, env=environment).interact()
+        else:
+            process = root.popen(words, user=user, node=node)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command gets it too, and decides
+            code = process.wait()
+    except FileNotFoundError as problem:
+        say(f"error: {problem}")
+        return 127
+    return code if code >= 0 else 128 - code
 
 
 if __name__ == "__main__":

@@ -1,0 +1,100 @@
+"""The oci.conf examples of Slurm's Containers Guide, as they are printed there.
+
+They are quoted as facts, faults and all, so that `lint` can be tried on them and a site can see
+what our own files do differently. Source: SchedMD, "Containers Guide", last modified 27 November
+2024, sections on runc, crun, nvidia-container-runtime, Singularity, Charliecloud, Enroot and
+"Handling multiple runtimes".
+"""
+
+FILTERS = (
+    'EnvExclude="^(SLURM_CONF|SLURM_CONF_SERVER)="',
+    'RunTimeEnvExclude="^(SLURM_CONF|SLURM_CONF_SERVER)="',
+)
+KILL_BY_PID = ('RunTimeKill="kill -s SIGTERM %p"', 'RunTimeDelete="kill -s SIGKILL %p"')
+HEAD = "# Slurm's Containers Guide (SchedMD), {title}, as printed there. `lint` says what is wrong with it."
+
+
+def example(runtime: str, mode: str = "run") -> str:
+    """The guide's file for `runtime`, a name of `ociconf.RUNTIMES`."""
+    title, lines = {
+        "multi": lambda: ("Handling multiple runtimes", MULTI),
+        "runc": lambda: (f"runc, {mode}", oci("runc", mode, "-b %b", last=True)),
+        "crun": lambda: (f"crun, {mode}", oci("crun", mode, "--bundle %b", last=False)),
+        "nvidia-container-runtime": lambda: (
+            f"nvidia-container-runtime, {mode}",
+            oci("nvidia-container-runtime", mode, "-b %b", last=True),
+        ),
+        "singularity": lambda: ("Singularity 4.1 native", SINGULARITY),
+        "singularity-4.0-oci": lambda: ("Singularity 4.0 OCI mode", SINGULARITY_4_0),
+        "singularity-3.8-oci": lambda: ("Singularity 3.8 OCI mode", SINGULARITY_3_8),
+        "charliecloud": lambda: ("Charliecloud", CHARLIECLOUD),
+        "enroot": lambda: ("Enroot", ENROOT),
+    }[runtime]()
+    return "\n".join((HEAD.format(title=title), *lines, ""))
+
+
+def oci(tool: str, mode: str, bundle: str, last: bool) -> tuple[str, ...]:
+    """The lines for an OCI runtime, which names the bundle before the container or `last`."""
+
+    def line(key: str, words: str) -> str:
+        return f'RunTime{key}="{tool} --rootless=true --root=/run/user/%U/ {words}"'
+
+    name = "%n.%u.%j.%s.%t"
+    named = f"{name} {bundle}" if last else f"{bundle} {name}"
+    kill = (line("Kill", f"kill -a {name}"), line("Delete", f"delete --force {name}"))
+    if mode == "run":
+        return (*FILTERS, line("Query", f"state {name}"), *kill, line("Run", f"run {named}"))
+    create, start = line("Create", f"create {named}"), line("Start", f"start {name}")
+    middle = (create, start, *kill) if last else (*kill, create, start)
+    return (*FILTERS, line("Query", f"state {name}"), *middle)
+
+
+MULTI = (
+    "IgnoreFileConfigJson=true",
+    'RunTimeRun="/opt/slurm-oci/run %b %m %u %U %n %j %s %t %@"',
+    *KILL_BY_PID,
+)
+
+SINGULARITY = (
+    "IgnoreFileConfigJson=true",
+    *FILTERS,
+    'RunTimeRun="singularity exec --userns %r %@"',
+    *KILL_BY_PID,
+)
+
+SINGULARITY_4_0 = (
+    *FILTERS,
+    'RunTimeQuery="sudo singularity oci state %n.%u.%j.%s.%t"',
+    'RunTimeRun="sudo singularity oci run --bundle %b %n.%u.%j.%s.%t"',
+    'RunTimeKill="sudo singularity oci kill %n.%u.%j.%s.%t"',
+    'RunTimeDelete="sudo singularity oci delete %n.%u.%j.%s.%t"',
+)
+
+SINGULARITY_3_8 = (
+    *FILTERS,
+    'OCIRunTimeQuery="sudo singularity oci state %n.%u.%j.%s.%t"',
+    'OCIRunTimeCreate="sudo singularity oci create --bundle %b %n.%u.%j.%s.%t"',
+    'OCIRunTimeStart="sudo singularity oci start %n.%u.%j.%s.%t"',
+    'OCIRunTimeKill="sudo singularity oci kill %n.%u.%j.%s.%t"',
+    'OCIRunTimeDelete="sudo singularity oci delete %n.%u.%j.%s.%t',
+)
+
+CHARLIECLOUD = (
+    "IgnoreFileConfigJson=true",
+    "CreateEnvFile=newline",
+    *FILTERS,
+    'RunTimeRun="env -i PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin/:/sbin/'
+    " USER=$(whoami) HOME=/home/$(whoami)/ ch-run -w --bind /etc/group:/etc/group"
+    " --bind /etc/passwd:/etc/passwd --bind /etc/slurm:/etc/slurm --bind %m:/var/run/slurm/"
+    ' --bind /var/run/munge/:/var/run/munge/ --set-env=%e --no-passwd %r -- %@"',
+    *KILL_BY_PID,
+)
+
+ENROOT = (
+    "IgnoreFileConfigJson=true",
+    "CreateEnvFile=newline",
+    *FILTERS,
+    'RunTimeRun="/usr/local/bin/enroot-start-wrapper %b %m %e -- %@"',
+    'RunTimeKill="kill -s SIGINT %p"',
+    'RunTimeDelete="kill -s SIGTERM %p"',
+)

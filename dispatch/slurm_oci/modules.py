@@ -1,0 +1,82 @@
+"""Imports from one file: what every task imports, read at once.
+
+Importing a module takes Python a dozen file-system calls, and a task imports sixteen. `compile`
+therefore writes their code into one file beside their `.pyc` files; `run` reads it and executes this module
+first. It is to these modules what a `.pyc` is to one: where the file is not there, was made by
+another Python or from other sources, they are imported one by one, which takes longer.
+"""
+
+import marshal
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
+
+    # name -> (path in the library, whether it is a package, its signature or None, its code)
+    Modules = dict[str, tuple[str, bool, "tuple[int, int] | None", bytes]]
+
+Spec = type(sys.__spec__)  # importlib.machinery.ModuleSpec, without importing that
+
+
+def path(library: str) -> str:
+    """The file's; the code differs between versions of Python."""
+    return f"{library}/slurm_oci/__pycache__/one-file.{sys.implementation.cache_tag}"
+
+
+def signature(path: str) -> "tuple[int, int] | None":
+    """Size and modification time (ns) of the file at `path`, None for nothing. Of a directory only
+    the time: its size differs between file systems that hold the same."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_size if found.st_mode & 0o170000 == 0o100000 else 0, found.st_mtime_ns
+
+
+def is_same(recorded: "tuple[int, int] | None", path: str) -> bool:
+    """Whether what is at `path` has the signature `recorded` earlier.
+
+    A copy, or a file system as squashfs, may know only the whole seconds of the time.
+    """
+    found = signature(path)
+    if found is None or recorded is None:
+        return found is recorded
+    size, time = recorded
+    return found[0] == size and found[1] in (time, time // 10**9 * 10**9)
+
+
+class Finder:
+    """Finds modules in the file's content (a meta path finder and its loader, PEP 451)."""
+
+    def __init__(self, library: str, modules: "Modules") -> None:
+        self.library = library
+        self.modules = modules
+
+    def find_spec(self, name: str, path: "Any" = None, target: "Any" = None) -> "ModuleSpec | None":
+        if name not in self.modules:
+            return None
+        where, is_package, recorded, _ = self.modules[name]
+        file = os.path.join(self.library, where)
+        if recorded and not is_same(recorded, file):
+            return None  # its source is newer: Python's own finders take it from there
+        spec = Spec(name, self, origin=file, is_package=is_package)
+        spec.has_location = True
+        if is_package:
+            spec.submodule_search_locations = [os.path.dirname(file)]
+        return spec
+
+    def create_module(self, spec: "ModuleSpec") -> "ModuleType | None":
+        return None  # as usual
+
+    def exec_module(self, module: "ModuleType") -> None:
+        exec(marshal.loads(self.modules[module.__name__][3]), module.__dict__)
+
+
+def install(library: str, folders: "list[tuple[str, tuple[int, int] | None]]", modules: "Modules") -> None:
+    """Makes `modules` importable, unless one of the `folders` that they are from has changed."""
+    if all(is_same(recorded, os.path.join(library, folder)) for folder, recorded in folders):
+        sys.meta_path.insert(0, Finder(library, modules))

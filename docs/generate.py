@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+"""Writes the parts of the documentation that are made from the code.
+
+    python docs/generate.py            # after a change of a problem, an image kind or a command
+    python docs/generate.py --check    # says what is out of date and changes nothing
+
+A part stands in its page between `<!-- made from the code: NAME -->` and `<!-- end -->`.
+"""
+
+import ast
+import importlib
+import pkgutil
+import re
+import sys
+from pathlib import Path
+
+import slurm_oci
+import slurm_oci_plugins as plugins
+from slurm_oci.choose import ORDER
+from slurm_oci.cli import COMMANDS
+from slurm_oci.image import KINDS
+from slurm_oci.problems import Problem
+
+PROJECT = Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "docs/*.md")
+PART = re.compile(r"(<!-- made from the code: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PLUGINS = "slurm_oci_plugins."
+AREAS = {
+    "job": "What the job asked for",
+    "image": "The image",
+    "hook": "The user's own script",
+    "runtime": "The container runtime",
+    "site": "The site's configuration",
+    "dispatcher": "Between Slurm and slurm-oci",
+}
+
+
+def main(words: list[str]) -> int:
+    stale = 0
+    for path in sorted(page for pattern in PAGES for page in PROJECT.glob(pattern)):
+        old = path.read_text(encoding="utf-8")
+        new = PART.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]()}\n{part[3]}", old)
+        if new != old:
+            stale += 1
+            print(path.relative_to(PROJECT))
+            if "--check" not in words:
+                path.write_text(new, encoding="utf-8")
+    return 1 if stale and "--check" in words else 0
+
+
+def commands() -> str:
+    rows = [f"| `{name}` | {summary} |" for name, summary in COMMANDS.items()]
+    return "\n".join(["| command | |", "|---|---|", *rows, ""])
+
+
+def kinds() -> str:
+    rows = [f"| `{name}` | {meaning} |" for name, meaning in KINDS.items()]
+    return "\n".join(["| kind | what it is |", "|---|---|", *rows, ""])
+
+
+def runtimes() -> str:
+    """The runtimes that come with the program, in the order in which they are tried."""
+    modules = [importlib.import_module(m.name) for m in pkgutil.walk_packages(plugins.__path__, PLUGINS)]
+    hooks = [module.slurm_oci_runtimes for module in modules if hasattr(module, "slurm_oci_runtimes")]
+    by_name = {runtime.name: runtime for hook in hooks for runtime in hook()}
+    found = [by_name[name] for name in (*ORDER, *by_name) if name in by_name]
+    rows = [f"| `{r.name}` | {', '.join(r.accepts)} | {', '.join(r.carries)} |" for r in dict.fromkeys(found)]
+    return "\n".join(["| runtime | takes | carries |", "|---|---|---|", *rows, ""])
+
+
+def errors() -> str:
+    """Every class of problem by the part that is at fault, with the cures that the code gives."""
+    cures = cures_in_the_code()
+    lines = []
+    for area, title in AREAS.items():
+        lines += [f"## {title}", ""]
+        for problem in sorted(problems(), key=lambda problem: problem.__name__):
+            if problem.area != area:
+                continue
+            status = "" if problem.status == 125 else f" Exit status {problem.status}."
+            lines += [f"### {problem('').code}", ""]
+            lines += [" ".join((problem.__doc__ or "").split()) + status, ""]
+            for message, hints in cures.get(problem.__name__, ()):
+                lines += [f"* {code(message)}", *(f"    * {code(hint)}" for hint in hints)]
+            lines += [""] if problem.__name__ in cures else []
+    return "\n".join(lines)
+
+
+def example() -> str:
+    text = (PROJECT / "docs" / "example_plugin.py").read_text(encoding="utf-8")
+    return f"```python\n{text}```\n"
+
+
+def problems() -> list[type[Problem]]:
+    """Every class of problem that the program defines."""
+    for module in pkgutil.walk_packages(slurm_oci.__path__, "slurm_oci."):
+        importlib.import_module(module.name)
+    found = [Problem]
+    for problem in found:  # which grows meanwhile
+        found += problem.__subclasses__()
+    return [problem for problem in found[1:] if problem.__module__.startswith("slurm_oci")]
+
+
+def cures_in_the_code() -> dict[str, list[tuple[str, list[str]]]]:
+    """By a problem's class, each message with its hints, as the code writes them."""
+    names = {problem.__name__ for problem in problems()}
+    found: dict[str, list[tuple[str, list[str]]]] = {}
+    for path in sorted([*PROJECT.glob("dispatch/**/*.py"), *PROJECT.glob("plugins/**/*.py")]):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        texts = [node for node in nodes if isinstance(node, ast.Assign)]
+        calls = [node for node in nodes if isinstance(node, ast.Call)]
+        for call in sorted(calls, key=lambda call: call.lineno):
+            name = getattr(call.func, "id", "")
+            if name not in names:
+                continue
+            message, *hints = [template(argument, texts) for argument in call.args] or [""]
+            known = found.setdefault(name, [])
+            if message and all(message != other for other, _ in known):
+                known.append((message, [hint for hint in hints if hint]))
+    return found
+
+
+def template(node: ast.AST, texts: list[ast.Assign]) -> str:
+    """The text that `node` makes, with `…` for what it puts in; empty where nothing is left to read.
+
+    A variable is the text that was assigned to it last.
+    """
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.Name):
+        before = [text for text in texts if text.lineno < node.lineno and named(text) == node.id]
+        before = before or [text for text in texts if text.col_offset == 0 and named(text) == node.id]
+        return template(max(before, key=lambda text: text.lineno).value, texts) if before else ""
+    if isinstance(node, ast.JoinedStr):
+        parts = [template(part, []) if isinstance(part, ast.Constant) else "…" for part in node.values]
+    elif isinstance(node, ast.BinOp):
+        parts = [template(side, []) or "…" for side in (node.left, node.right)]
+    else:
+        return ""
+    text = re.sub("…( ?…)+", "…", "".join(parts))
+    return text if re.search(r"\w\w", text) else ""
+
+
+def named(text: ast.Assign) -> str:
+    return getattr(text.targets[0], "id", "")
+
+
+def code(text: str) -> str:
+    """`text`, which may hold back-ticks, as Markdown's code."""
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
+
+
+PARTS = {"commands": commands, "kinds": kinds, "runtimes": runtimes, "errors": errors, "example": example}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,75 @@
+#!/bin/bash
+# Every check and every test:
+#
+#     bash tests/run.sh [--without-slurm] [-- PYTEST-ARGUMENT...]
+#
+# On a fresh Debian-like machine it installs what is missing. The tests on a real Slurm need root:
+# they build Debian root file systems in ~/.cache/slurm-oci, once, and run all of Slurm in
+# namespaces of its own. --without-slurm leaves them out.
+set -euo pipefail
+shopt -s inherit_errexit
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. tests/python.sh
+
+main() {
+    local slurm=yes venv
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --without-slurm) slurm=no ;;
+        --) shift && break ;;
+        -h | --help) usage && exit ;;
+        *) usage >&2 && exit 2 ;;
+        esac
+        shift
+    done
+    if [ $slurm = yes ] && [ "$(id -u)" != 0 ]; then
+        fail 'the tests on a real Slurm need root: sudo bash tests/run.sh, or leave them out: --without-slurm'
+    fi
+
+    venv=$(environment tests dev)
+    PATH=$venv/bin:$PATH
+    keep_caches_out_of_the_checkout
+    check ruff check .
+    check ruff format --check .
+    check mypy
+    check shellcheck "${shell_scripts[@]}"
+    if [ $slurm = yes ]; then
+        build_roots
+    else
+        set -- --ignore=tests/real "$@"
+    fi
+    python -m pytest -o cache_dir="$cache/pytest" "$@" || failed+=(pytest)
+    [ ${#failed[@]} = 0 ] || fail "failed: ${failed[*]}"
+}
+
+usage() {
+    echo 'usage: bash tests/run.sh [--without-slurm] [-- PYTEST-ARGUMENT...]'
+}
+
+shell_scripts=(.ci/run tests/*.sh opt-slurm-oci/slurm-oci-run-default)
+
+keep_caches_out_of_the_checkout() {
+    export RUFF_CACHE_DIR=$cache/ruff MYPY_CACHE_DIR=$cache/mypy HYPOTHESIS_STORAGE_DIRECTORY=$cache/hypothesis
+    export PYTHONPYCACHEPREFIX=$cache/pycache
+}
+
+# A check that fails does not keep the tests from running.
+failed=()
+check() {
+    say "$*"
+    "$@" || failed+=("$1")
+}
+
+# trixie's Slurm must be there. sid moves: on a day when it cannot be installed the tests go on
+# without it (they read SLURM_OCI_SUITES).
+build_roots() {
+    python tests/real/slurm_root.py build trixie >/dev/null || fail 'without trixie there is no Slurm to test with'
+    export SLURM_OCI_SUITES=trixie
+    if python tests/real/slurm_root.py build sid >/dev/null; then
+        SLURM_OCI_SUITES='trixie sid'
+    else
+        say '!!! LEFT OUT: Debian sid cannot be installed today, so the newest Slurm is NOT tested (see above)'
+    fi
+}
+
+main "$@"

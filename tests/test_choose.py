@@ -1,0 +1,209 @@
+"""Which runtime runs an image: `slurm_oci.choose`."""
+
+import os
+
+import pytest
+from conftest import job, make_stand_in, request
+
+from slurm_oci.choose import STANDARD_PATH, choose, find_executable, folders
+from slurm_oci.problems import ImageRefused, RuntimeMissing, RuntimeNone, RuntimeUnknown
+from slurm_oci.values import Image, Settings
+
+ROOTFS = Image("/image", "rootfs", "/image", "/image")
+SIF = Image("/image.sif", "sif", "/image.sif")
+
+
+class Node:
+    """A node with programs in one directory, runtimes in an order, and a site that has rules."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.runtimes = {}
+        self.site = {"rules": [], "executables": {}}
+        self.trace = []
+
+    def runtime(self, name, *accepts, needs=(), there=True):
+        self.runtimes[name] = {"accepts": list(accepts), "executables": list(needs)}
+        for program in needs if there else ():
+            make_stand_in(self.folder / program)
+
+    def rule(self, runtime, **when):
+        self.site["rules"].append({"runtime": runtime, "when": when})
+
+    def choose(self, image=ROOTFS, env=None, step=0, **wished):
+        origins = {name: f"SLURM_OCI_{name.upper()}" for name in wished}
+        candidates = [
+            (name, entry["executables"]) for name, entry in self.runtimes.items() if image.kind in entry["accepts"]
+        ]
+        catalog = {
+            "runtimes": self.runtimes,
+            "order": list(self.runtimes),
+            "candidates": {image.kind: candidates},
+            "site": self.site,
+        }
+        wanted = Settings(**wished, origins=origins)
+        told = job({"PATH": "/nowhere", **(env or {})})
+        self.trace.clear()
+        return choose(request(step=step), told, image, wanted, catalog, self.trace, str(self.folder))
+
+
+@pytest.fixture
+def node(tmp_path):
+    return Node(tmp_path)
+
+
+def test_the_first_that_takes_the_image_and_is_there_runs_it(node):
+    """The order is gone through; each runtime passed over for its programs leaves a line."""
+    node.runtime("sifs", "sif", needs=["sifs"])
+    node.runtime("absent", "rootfs", needs=["helper", "absent"], there=False)
+    node.runtime("good", "oci-bundle", "rootfs", needs=["good", "good-helper"])
+    node.runtime("later", "rootfs")
+    programs = {"good": f"{node.folder}/good", "good-helper": f"{node.folder}/good-helper"}
+    assert node.choose() == ("good", programs)
+    assert node.trace == [
+        ("runtime", "not absent", "`helper` is not on this node"),
+        ("runtime", "good", "the first in the site's order that takes rootfs"),
+    ]
+
+
+def test_where_none_fits_each_is_listed_with_its_reason(node):
+    """The user sees every runtime and why it was passed over."""
+    node.runtime("dirs", "rootfs")
+    node.runtime("sifs", "sif", needs=["sifs"], there=False)
+    with pytest.raises(RuntimeNone) as caught:
+        node.choose(SIF)
+    assert (caught.value.status, caught.value.lines()) == (
+        127,
+        [
+            "slurm-oci: error: no container runtime on this node takes `/image.sif`, of kind sif [runtime-none]",
+            "  dirs: does not take images of kind sif",
+            "  sifs: `sifs` is not on this node",
+        ],
+    )
+
+
+def test_a_runtime_asked_for_by_name_is_used_whatever_the_order(node):
+    """Named means named: the trace says who asked."""
+    node.runtime("first", "rootfs")
+    node.runtime("second", "rootfs")
+    assert node.choose(runtime="second") == ("second", {})
+    assert node.trace == [("runtime", "second", "asked for by SLURM_OCI_RUNTIME")]
+
+
+def test_a_runtime_asked_for_and_not_known_is_refused(node):
+    """Never replaced by another one; the nearest name is offered."""
+    node.runtime("apptainer", "rootfs")
+    with pytest.raises(RuntimeUnknown) as caught:
+        node.choose(runtime="aptainer")
+    assert (caught.value.status, caught.value.lines()) == (
+        127,
+        [
+            "slurm-oci: error: no container runtime is called `aptainer` (from SLURM_OCI_RUNTIME)"
+            " [runtime-unknown]",
+            "  did you mean `apptainer`? `slurm-oci-plugins list` shows what this node has",
+        ],
+    )
+
+
+def test_a_runtime_asked_for_that_does_not_take_the_image_is_refused(node):
+    """The runtimes that would are named."""
+    node.runtime("dirs", "rootfs", "oci-bundle")
+    node.runtime("sifs", "sif")
+    with pytest.raises(ImageRefused) as caught:
+        node.choose(SIF, runtime="dirs")
+    assert (caught.value.status, caught.value.lines()) == (
+        125,
+        [
+            "slurm-oci: error: `dirs` (from SLURM_OCI_RUNTIME) does not take `/image.sif`, which is of kind"
+            " sif: it takes rootfs, oci-bundle [image-refused]",
+            "  runtimes that take it: sifs",
+        ],
+    )
+
+
+def test_a_runtime_asked_for_that_is_not_on_the_node_is_refused(node):
+    """The error says where its program was looked for, each place once."""
+    node.runtime("dirs", "rootfs", needs=["dirs"], there=False)
+    node.runtime("other", "rootfs")
+    with pytest.raises(RuntimeMissing) as caught:
+        node.choose(runtime="dirs", env={"PATH": f"/job/bin:relative:{node.folder}"})
+    assert (caught.value.status, caught.value.lines()) == (
+        127,
+        [
+            "slurm-oci: error: `dirs` (from SLURM_OCI_RUNTIME) needs `dirs`, which is not on this node"
+            " [runtime-missing]",
+            f"  looked in {node.folder}, /job/bin, {', '.join(STANDARD_PATH.split(':'))}",
+            "  a site names another place in site.toml: [executables] dirs = '/path/to/dirs'",
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    ("when", "fits"),
+    [
+        ({"partition": ["gpu", "debug"]}, True),
+        ({"partition": ["cpu"]}, False),
+        ({"account": ["physics"], "user": ["alice"]}, True),
+        ({"account": ["physics"], "user": ["bob"]}, False),
+        ({"kind": ["rootfs"]}, True),
+        ({"kind": ["sif"]}, False),
+        ({"step": ["batch"]}, True),
+        ({"qos": ["high"]}, False),
+        ({}, True),
+    ],
+)
+def test_a_rule_holds_where_all_of_it_does(node, when, fits):
+    """A rule names partitions, accounts, qualities of service, users, image kinds, kinds of step."""
+    node.runtime("first", "rootfs")
+    node.runtime("ruled", "rootfs")
+    node.rule("ruled", **when)
+    env = {"SLURM_JOB_PARTITION": "gpu", "SLURM_JOB_ACCOUNT": "physics"}
+    assert node.choose(env=env, step=4294967291)[0] == ("ruled" if fits else "first")
+
+
+def test_the_first_rule_that_fits_wins_and_the_job_s_own_wish_comes_before(node):
+    """The trace names the rule by its number in site.toml."""
+    for name in ("first", "second", "third"):
+        node.runtime(name, "rootfs")
+    node.rule("third", user=["bob"])
+    node.rule("second", user=["alice"])
+    node.rule("third", user=["alice"])
+    assert node.choose() == ("second", {})
+    assert node.trace == [("runtime", "second", "asked for by rule 2 of site.toml")]
+    assert node.choose(runtime="first") == ("first", {})
+
+
+def test_rules_that_do_not_fit_leave_a_line(node):
+    """So that an admin sees that they were looked at."""
+    node.runtime("first", "rootfs")
+    node.rule("first", user=["bob"])
+    node.choose()
+    assert node.trace[0] == ("rules", "none fits", "1 in site.toml")
+
+
+def test_a_program_is_where_the_site_says_and_nowhere_else(tmp_path):
+    """[executables] in site.toml is not a hint: what is not there is not looked for elsewhere."""
+    make_stand_in(tmp_path / "tool")
+    places = (str(tmp_path),)
+    assert find_executable("tool", {}, places) == f"{tmp_path}/tool"
+    assert find_executable("tool", {"tool": "/bin/sh"}, places) == "/bin/sh"
+    assert find_executable("tool", {"tool": "/no/where/tool"}, places) == ""
+
+
+def test_places_are_tried_in_order_and_need_a_program(tmp_path):
+    """A directory or a file that is not executable is no program."""
+    for name in ("folder", "plain", "good"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "folder/tool").mkdir()
+    (tmp_path / "plain/tool").write_text("")
+    make_stand_in(tmp_path / "good/tool")
+    places = (f"{tmp_path}/folder:{tmp_path}/plain", f"{tmp_path}/good")
+    assert find_executable("tool", {}, places) == f"{tmp_path}/good/tool"
+
+
+def test_the_working_directory_never_decides_which_program_is_started(tmp_path, monkeypatch):
+    """Relative and empty parts of a PATH are passed over, as a job can write there."""
+    make_stand_in(tmp_path / "tool")
+    monkeypatch.chdir(tmp_path)
+    assert find_executable("tool", {}, ("", ".", ":", "bin:./")) == ""
+    assert folders(("/a:b:/c", "", "/c:/d:" + os.curdir)) == ["/a", "/c", "/d"]
