@@ -61,7 +61,8 @@ def content_of(path: str, prefix: str, warn: "Callable[[str], None] | None") -> 
         raise Untrusted(f"cannot read `{path}`: {error.strerror}") from None
     try:
         found = os.fstat(descriptor)
-        if found.st_mode & 0o022 or found.st_uid and found.st_uid != os.stat(prefix).st_uid:
+        is_others = bool(found.st_uid) and found.st_uid != os.stat(prefix).st_uid
+        if is_others or found.st_mode & 0o022:
             why = f"`{path}` could have been written by others than the installation's owner"
             if warn:
                 warn(f"{why}, and is not used: chown it to him, chmod go-w")
@@ -105,7 +106,7 @@ class Packed(dict):  # type: ignore[type-arg]
         return marshal.loads(super().__getitem__(name))
 
     def get(self, name: str, default: "Any" = None) -> "Any":
-        return self[name] if name in self else default
+        return self[name] if name in self else default  # noqa: SIM401  # dict.get gives it packed
 
     def values(self) -> "Iterator[Any]":  # type: ignore[override]
         return (self[name] for name in self)

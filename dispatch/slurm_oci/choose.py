@@ -3,6 +3,7 @@
 import os
 
 from slurm_oci.job import STANDARD_PATH
+from slurm_oci.modules import signature
 from slurm_oci.problems import ImageRefused, RuntimeMissing, RuntimeNone, RuntimeUnknown, nearest
 from slurm_oci.values import TYPE_CHECKING, Image, Job, Request, Settings
 
@@ -34,6 +35,7 @@ def choose(
     """
     runtimes, site = catalog["runtimes"], catalog["site"]
     places = (path, job.env.get("PATH", ""), STANDARD_PATH)
+    known = Known(catalog.get("folders", {}))
     name, asked_by = settings.runtime, settings.origins.get("runtime", "")
     if not name:
         name, asked_by = by_rule(request, job, image, site["rules"], trace)
@@ -41,7 +43,7 @@ def choose(
         return name, named(name, asked_by, image, runtimes, site, places, trace)
     passed_over = {}
     for name, needed in catalog["candidates"].get(image.kind, ()):
-        executables, missing = find_all(needed, site["executables"], places)
+        executables, missing = find_all(needed, site["executables"], places, known)
         if missing:
             passed_over[name] = f"`{missing}` is not on this node"
             trace.append(("runtime", f"not {name}", f"`{missing}` is not on this node"))
@@ -113,25 +115,49 @@ def named(
     return executables
 
 
+class Known:
+    """What the catalog knows about folders: which of the runtimes' programs each one had. It holds
+    as long as the folder has not changed, and spares looking for every program in every folder."""
+
+    def __init__(self, recorded: "Mapping[str, Any]") -> None:
+        self.recorded = recorded
+        self.names: dict[str, list[str] | None] = {}  # of the folders looked at; None: anything
+
+    def lacks(self, folder: str, name: str) -> bool:
+        """Whether the program `name` is surely not in `folder`."""
+        if folder not in self.names:
+            then, names = self.recorded.get(folder, (None, None))
+            # A time in whole seconds may be one that was set, as for reproducible images.
+            holds = then and then[1] % 10**9 and signature(folder) == tuple(then)
+            self.names[folder] = names if holds else None
+        found = self.names[folder]
+        return found is not None and name not in found
+
+
+NOTHING = Known({})
+
+
 def find_all(
-    names: "list[str]", configured: "Mapping[str, str]", places: tuple[str, ...]
+    names: "list[str]", configured: "Mapping[str, str]", places: tuple[str, ...], known: Known = NOTHING
 ) -> tuple[dict[str, str], str]:
     """The paths of the executables `names`, and the first that is missing (empty if none is)."""
     found: dict[str, str] = {}
     for name in names:
-        path = find_executable(name, configured, places)
+        path = find_executable(name, configured, places, known)
         if not path:
             return found, name
         found[name] = path
     return found, ""
 
 
-def find_executable(name: str, configured: "Mapping[str, str]", places: tuple[str, ...]) -> str:
+def find_executable(
+    name: str, configured: "Mapping[str, str]", places: tuple[str, ...], known: Known = NOTHING
+) -> str:
     """Where the program `name` is: where site.toml says, else the first of `places` (each like
     $PATH) that has it. Empty where it is not."""
     if name in configured:
         return configured[name] if is_program(configured[name]) else ""
-    candidates = (os.path.join(folder, name) for folder in folders(places))
+    candidates = (f"{folder}/{name}" for folder in folders(places) if not known.lacks(folder, name))
     return next((path for path in candidates if is_program(path)), "")
 
 

@@ -10,19 +10,20 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from importlib.util import MAGIC_NUMBER
-from typing import Any
+from types import CodeType
 
 from slurm_oci import catalog, modules
-from slurm_oci.node import probe_all
+from slurm_oci.node import folders_of, probe_all
 from slurm_oci.plugins import Gathered, gather
 from slurm_oci.problems import Problem
 
-# The modules of the program that tasks import; those of the runtimes come on top.
-DISPATCH = (
-    *("__init__", "bundle", "catalog", "choose", "container", "defined", "execute", "hook", "image"),
-    *("job", "line", "main", "modules", "pattern", "problems", "request", "rootfs", "settings"),
-    *("state", "values"),
+# What every task imports, each after what it imports itself, and what only some tasks do. The
+# modules of the runtimes come on top.
+CORE = (
+    *("problems", "values", "__init__", "modules", "catalog", "job", "rootfs", "container", "state"),
+    *("execute", "hook", "image", "request", "settings", "choose", "main"),
 )
+OTHERS = ("bundle", "defined", "definition", "line", "pattern")
 
 
 class CatalogUnwritable(Problem):
@@ -37,12 +38,12 @@ def write(prefix: str) -> Gathered:
     Raises SiteInvalid, CatalogUnwritable.
     """
     gathered = gather(prefix)
-    content = gathered.catalog(probe_all(gathered))
+    content = gathered.catalog(probe_all(gathered), folders_of(gathered))
     library = os.path.realpath(os.path.join(prefix, "lib"))
     try:
         if os.path.isdir(library):
             os.makedirs(os.path.dirname(modules.path(library)), exist_ok=True)
-            replace(modules.path(library), marshal.dumps(in_one_file(library, gathered)))
+            replace(modules.path(library), in_one_file(library, gathered))
         replace(catalog.twin(prefix), catalog.packed(content))
         replace(os.path.join(prefix, catalog.TEXT), json.dumps(content, indent=2).encode() + b"\n")
     except OSError as error:
@@ -53,22 +54,28 @@ def write(prefix: str) -> Gathered:
     return gathered
 
 
-def in_one_file(library: str, gathered: Gathered) -> tuple[Any, ...]:
+def in_one_file(library: str, gathered: Gathered) -> bytes:
     """The content of the file that `run` reads (see `slurm_oci.modules`).
 
     The program's own modules are as new as their folder, so that a task need not look at each;
     a runtime's is compared by itself.
     """
-    found: modules.Modules = {}
-    for name in DISPATCH:
-        path = os.path.join("slurm_oci", name + ".py")
-        dotted = "slurm_oci" if name == "__init__" else f"slurm_oci.{name}"
-        found[dotted] = (path, name == "__init__", None, code_of(library, path))
-    for dotted, path in plugin_modules(library, gathered):
-        signature = modules.signature(os.path.join(library, path))
-        found[dotted] = (path, path.endswith("/__init__.py"), signature, code_of(library, path))
+    core = [(name, path, code_of(library, path, optimize=2)) for name, path in map(place, CORE)]
+    others: modules.Others = {}
+    for name, path in map(place, OTHERS):
+        others[name] = (path, None, marshal.dumps(code_of(library, path, optimize=2)))
+    for name, path in plugin_modules(library, gathered):
+        is_empty = not os.path.getsize(os.path.join(library, path))  # a package's: not worth a call
+        signature = None if is_empty else modules.signature(os.path.join(library, path))
+        others[name] = (path, signature, marshal.dumps(code_of(library, path)))
+    first = next(code for name, _, code in core if name == "slurm_oci.modules")
     folders = [("slurm_oci", modules.signature(os.path.join(library, "slurm_oci")))]
-    return MAGIC_NUMBER, found["slurm_oci.modules"][3], folders, found
+    return MAGIC_NUMBER + marshal.dumps((first, folders, core, others))
+
+
+def place(stem: str) -> tuple[str, str]:
+    """The name and the path of a module of the program."""
+    return "slurm_oci" if stem == "__init__" else f"slurm_oci.{stem}", f"slurm_oci/{stem}.py"
 
 
 def plugin_modules(library: str, gathered: Gathered) -> Iterator[tuple[str, str]]:
@@ -81,10 +88,10 @@ def plugin_modules(library: str, gathered: Gathered) -> Iterator[tuple[str, str]
             yield name, os.path.relpath(path, library)
 
 
-def code_of(library: str, path: str) -> bytes:
+def code_of(library: str, path: str, optimize: int = 0) -> CodeType:
     place = os.path.join(library, path)
     with open(place, "rb") as file:
-        return marshal.dumps(compile(file.read(), place, "exec", dont_inherit=True))
+        return compile(file.read(), place, "exec", dont_inherit=True, optimize=optimize)
 
 
 def replace(path: str, content: bytes) -> None:

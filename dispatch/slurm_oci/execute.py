@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 ALL = signals.valid_signals()
+ENDING = (signals.SIGHUP, signals.SIGINT, signals.SIGQUIT, signals.SIGTERM)
 FROM_TERMINAL = 0x80  # SI_KERNEL: the whole foreground process group has got it, the child too
 
 
@@ -51,20 +52,25 @@ def supervise(plan: Plan, private: str, node: str) -> int:
     """Carries out the plan in the private directory, waits, cleans up. The exit status.
 
     Signals sent to this process reach the container; those that the terminal sends to the whole
-    foreground group are not sent twice.
+    foreground group are not sent twice. One that asks for the end while the container is still
+    being prepared ends the task: whatever the preparing command makes of it, nothing is started.
     """
     signals.pthread_sigmask(signals.SIG_BLOCK, ALL)
     state.make(private, node)
     try:
         write(plan, private)
         for argv in plan.prepare:
-            status = run(argv, plan.env, plan.cwd)
+            got: list[int] = []
+            status = run(argv, plan.env, plan.cwd, got)
+            ending = [number for number in got if number in ENDING]
+            if ending:
+                return 128 + ending[0]
             if status:
                 raise RuntimeFailed(f"preparing failed: `{' '.join(argv)}` ended with {status}")
-        return run(plan.argv, plan.env, plan.cwd)
+        return run(plan.argv, plan.env, plan.cwd, [])
     finally:
         for argv in plan.cleanup:
-            run(argv, plan.env, plan.cwd, quiet=True)
+            run(argv, plan.env, plan.cwd, None)
         state.remove(private)
 
 
@@ -84,23 +90,31 @@ def write(plan: Plan, private: str) -> None:
         raise StateUnavailable(f"cannot write `{error.filename}`: {error.strerror}") from None
 
 
-def run(argv: tuple[str, ...], env: "Mapping[str, str]", cwd: str, quiet: bool = False) -> int:
-    """Runs one command to its end; signals to this process go on to it. Its exit status."""
+def run(argv: tuple[str, ...], env: "Mapping[str, str]", cwd: str, got_signals: "list[int] | None") -> int:
+    """Runs one command to its end; its exit status. Signals to this process go on to it, and their
+    numbers into `got_signals`; with None the command is a cleanup, silent and not to be disturbed.
+    """
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
-        run_child(argv, env, cwd, quiet)
+        run_child(argv, env, cwd, got_signals is None)
     while True:
         got = signals.sigwaitinfo(ALL)
         if got.si_signo == signals.SIGCHLD:
             status = reap(child)
             if status is not None:
                 return status
-        elif got.si_code != FROM_TERMINAL:
-            try:
-                os.kill(child, got.si_signo)
-            except ProcessLookupError:
-                pass
+        elif got_signals is not None:
+            got_signals.append(got.si_signo)
+            if got.si_code != FROM_TERMINAL:
+                pass_on(got.si_signo, child)
+
+
+def pass_on(number: int, child: int) -> None:
+    try:
+        os.kill(child, number)
+    except ProcessLookupError:
+        pass
 
 
 def run_child(argv: tuple[str, ...], env: "Mapping[str, str]", cwd: str, quiet: bool) -> "NoReturn":
@@ -121,7 +135,8 @@ def run_child(argv: tuple[str, ...], env: "Mapping[str, str]", cwd: str, quiet: 
 def reap(child: int) -> "int | None":
     """Collects every child that has ended; the exit status if `child` is among them.
 
-    If it was stopped (by the terminal), this process stops as well, so that its parent sees it.
+    If it was stopped as a terminal does it, this process stops as well, so that a shell above sees
+    it. The SIGCONT that ends this is passed on like any signal.
     """
     while True:
         try:
@@ -131,9 +146,8 @@ def reap(child: int) -> "int | None":
         if pid == 0:
             return None
         if os.WIFSTOPPED(status):
-            if pid == child:
+            if pid == child and os.WSTOPSIG(status) != signals.SIGSTOP:
                 os.kill(os.getpid(), signals.SIGSTOP)
-                os.kill(child, signals.SIGCONT)
         elif pid == child:
             code = os.waitstatus_to_exitcode(status)
             return 128 - code if code < 0 else code

@@ -16,31 +16,19 @@ HEAD = "# Slurm's Containers Guide (SchedMD), {title}, as printed there. `lint` 
 
 def example(runtime: str, mode: str = "run") -> str:
     """The guide's file for `runtime`, a name of `ociconf.RUNTIMES`."""
-    title, lines = {
-        "multi": lambda: ("Handling multiple runtimes", MULTI),
-        "runc": lambda: (f"runc, {mode}", oci("runc", mode, "-b %b", last=True)),
-        "crun": lambda: (f"crun, {mode}", oci("crun", mode, "--bundle %b", last=False)),
-        "nvidia-container-runtime": lambda: (
-            f"nvidia-container-runtime, {mode}",
-            oci("nvidia-container-runtime", mode, "-b %b", last=True),
-        ),
-        "singularity": lambda: ("Singularity 4.1 native", SINGULARITY),
-        "singularity-4.0-oci": lambda: ("Singularity 4.0 OCI mode", SINGULARITY_4_0),
-        "singularity-3.8-oci": lambda: ("Singularity 3.8 OCI mode", SINGULARITY_3_8),
-        "charliecloud": lambda: ("Charliecloud", CHARLIECLOUD),
-        "enroot": lambda: ("Enroot", ENROOT),
-    }[runtime]()
+    title, lines = EXAMPLES.get(runtime) or (f"{runtime}, {mode}", oci(runtime, mode))
     return "\n".join((HEAD.format(title=title), *lines, ""))
 
 
-def oci(tool: str, mode: str, bundle: str, last: bool) -> tuple[str, ...]:
-    """The lines for an OCI runtime, which names the bundle before the container or `last`."""
+def oci(tool: str, mode: str) -> tuple[str, ...]:
+    """runc, crun and nvidia-container-runtime: the same lines, but for the order in crun's."""
 
     def line(key: str, words: str) -> str:
         return f'RunTime{key}="{tool} --rootless=true --root=/run/user/%U/ {words}"'
 
     name = "%n.%u.%j.%s.%t"
-    named = f"{name} {bundle}" if last else f"{bundle} {name}"
+    last = tool != "crun"
+    named = f"{name} -b %b" if last else f"--bundle %b {name}"
     kill = (line("Kill", f"kill -a {name}"), line("Delete", f"delete --force {name}"))
     if mode == "run":
         return (*FILTERS, line("Query", f"state {name}"), *kill, line("Run", f"run {named}"))
@@ -83,10 +71,12 @@ CHARLIECLOUD = (
     "IgnoreFileConfigJson=true",
     "CreateEnvFile=newline",
     *FILTERS,
-    'RunTimeRun="env -i PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin/:/sbin/'
-    " USER=$(whoami) HOME=/home/$(whoami)/ ch-run -w --bind /etc/group:/etc/group"
-    " --bind /etc/passwd:/etc/passwd --bind /etc/slurm:/etc/slurm --bind %m:/var/run/slurm/"
-    ' --bind /var/run/munge/:/var/run/munge/ --set-env=%e --no-passwd %r -- %@"',
+    (
+        'RunTimeRun="env -i PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin/:/sbin/'
+        " USER=$(whoami) HOME=/home/$(whoami)/ ch-run -w --bind /etc/group:/etc/group"
+        " --bind /etc/passwd:/etc/passwd --bind /etc/slurm:/etc/slurm --bind %m:/var/run/slurm/"
+        ' --bind /var/run/munge/:/var/run/munge/ --set-env=%e --no-passwd %r -- %@"'
+    ),
     *KILL_BY_PID,
 )
 
@@ -98,3 +88,12 @@ ENROOT = (
     'RunTimeKill="kill -s SIGINT %p"',
     'RunTimeDelete="kill -s SIGTERM %p"',
 )
+
+EXAMPLES = {
+    "multi": ("Handling multiple runtimes", MULTI),
+    "singularity": ("Singularity 4.1 native", SINGULARITY),
+    "singularity-4.0-oci": ("Singularity 4.0 OCI mode", SINGULARITY_4_0),
+    "singularity-3.8-oci": ("Singularity 3.8 OCI mode", SINGULARITY_3_8),
+    "charliecloud": ("Charliecloud", CHARLIECLOUD),
+    "enroot": ("Enroot", ENROOT),
+}

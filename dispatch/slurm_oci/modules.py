@@ -1,11 +1,12 @@
 """Imports from one file: what every task imports, read at once.
 
 Importing a module takes Python a dozen file-system calls, and a task imports sixteen. `compile`
-therefore writes their code into one file beside their `.pyc` files; `run` reads it and executes this module
-first. It is to these modules what a `.pyc` is to one: where the file is not there, was made by
-another Python or from other sources, they are imported one by one, which takes longer.
+therefore writes their code into one file beside their `.pyc` files; `run` reads it and executes
+this module first. It is to these modules what a `.pyc` is to one: where the file is not there, was
+made by another Python or from other sources, they are imported one by one, which takes longer.
 """
 
+import gc
 import marshal
 import os
 import sys
@@ -13,13 +14,69 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
-    from types import ModuleType
+    from types import CodeType, ModuleType
     from typing import Any
 
-    # name -> (path in the library, whether it is a package, its signature or None, its code)
-    Modules = dict[str, tuple[str, bool, "tuple[int, int] | None", bytes]]
+    Signature = tuple[int, int] | None
+    # What every task imports, each after what it imports itself: name, path in the library, code.
+    Core = list[tuple[str, str, CodeType]]
+    # What only some need: name -> (path in the library, its signature or None, its code by marshal).
+    Others = dict[str, tuple[str, Signature, bytes]]
 
 Spec = type(sys.__spec__)  # importlib.machinery.ModuleSpec, without importing that
+
+
+def install(library: str, folders: "list[tuple[str, Signature]]", core: "Core", others: "Others") -> None:
+    """Imports `core` and makes `others` importable, unless one of the `folders` that they are from
+    has changed."""
+    if not all(is_same(recorded, os.path.join(library, folder)) for folder, recorded in folders):
+        return
+    gc.disable()  # a task ends, or becomes another program, long before there is garbage
+    finder = Finder(library, others)
+    sys.meta_path.insert(0, finder)
+    for name, where, code in core:
+        if name not in sys.modules:
+            spec = finder.spec(name, os.path.join(library, where))
+            module = type(sys)(name)
+            module.__spec__, module.__file__, module.__package__ = spec, spec.origin, spec.parent
+            if spec.submodule_search_locations:
+                module.__path__ = spec.submodule_search_locations
+            sys.modules[name] = module
+            exec(code, module.__dict__)
+            package, _, last = name.rpartition(".")
+            if package in sys.modules:
+                setattr(sys.modules[package], last, module)
+
+
+class Finder:
+    """Finds modules in the file's content (a meta path finder and its loader, PEP 451)."""
+
+    def __init__(self, library: str, modules: "Others") -> None:
+        self.library = library
+        self.modules = modules
+
+    def find_spec(self, name: str, path: "Any" = None, target: "Any" = None) -> "ModuleSpec | None":
+        if name not in self.modules:
+            return None
+        where, recorded, _ = self.modules[name]
+        file = os.path.join(self.library, where)
+        if recorded and not is_same(recorded, file):
+            return None  # its source is newer: Python's own finders take it from there
+        return self.spec(name, file)
+
+    def spec(self, name: str, file: str) -> "ModuleSpec":
+        folder, _, last = file.rpartition("/")
+        spec = Spec(name, self, origin=file, is_package=last == "__init__.py")  # type: ignore[arg-type]
+        spec.has_location = True
+        if spec.submodule_search_locations is not None:
+            spec.submodule_search_locations = [folder]
+        return spec
+
+    def create_module(self, spec: "ModuleSpec") -> "ModuleType | None":
+        return None  # as usual
+
+    def exec_module(self, module: "ModuleType") -> None:
+        exec(marshal.loads(self.modules[module.__name__][2]), module.__dict__)
 
 
 def path(library: str) -> str:
@@ -47,36 +104,3 @@ def is_same(recorded: "tuple[int, int] | None", path: str) -> bool:
         return found is recorded
     size, time = recorded
     return found[0] == size and found[1] in (time, time // 10**9 * 10**9)
-
-
-class Finder:
-    """Finds modules in the file's content (a meta path finder and its loader, PEP 451)."""
-
-    def __init__(self, library: str, modules: "Modules") -> None:
-        self.library = library
-        self.modules = modules
-
-    def find_spec(self, name: str, path: "Any" = None, target: "Any" = None) -> "ModuleSpec | None":
-        if name not in self.modules:
-            return None
-        where, is_package, recorded, _ = self.modules[name]
-        file = os.path.join(self.library, where)
-        if recorded and not is_same(recorded, file):
-            return None  # its source is newer: Python's own finders take it from there
-        spec = Spec(name, self, origin=file, is_package=is_package)
-        spec.has_location = True
-        if is_package:
-            spec.submodule_search_locations = [os.path.dirname(file)]
-        return spec
-
-    def create_module(self, spec: "ModuleSpec") -> "ModuleType | None":
-        return None  # as usual
-
-    def exec_module(self, module: "ModuleType") -> None:
-        exec(marshal.loads(self.modules[module.__name__][3]), module.__dict__)
-
-
-def install(library: str, folders: "list[tuple[str, tuple[int, int] | None]]", modules: "Modules") -> None:
-    """Makes `modules` importable, unless one of the `folders` that they are from has changed."""
-    if all(is_same(recorded, os.path.join(library, folder)) for folder, recorded in folders):
-        sys.meta_path.insert(0, Finder(library, modules))

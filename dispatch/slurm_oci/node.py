@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from slurm_oci.choose import find_all
+from slurm_oci.choose import find_all, folders
 from slurm_oci.job import STANDARD_PATH
 from slurm_oci.modules import signature
 from slurm_oci.plugins import Found, Gathered
@@ -84,3 +84,15 @@ def probe_all(gathered: Gathered) -> dict[str, Any]:
             result = {"path": path, "signature": signature(path), "found": dict(found.runtime.probe(path))}
             probed[found.runtime.name] = [result]
     return probed
+
+
+def folders_of(gathered: Gathered) -> dict[str, Any]:
+    """For each folder of this node in which programs are looked for: its signature, and those of
+    the runtimes' programs that it has something by the name of (see `choose.Known`)."""
+    names = {name for found in gathered.found for name in found.runtime.executables}
+    known = {}
+    for folder in folders((os.environ.get("PATH", ""), STANDARD_PATH)):
+        before = signature(folder)
+        if before:
+            known[folder] = (before, sorted(names.intersection(os.listdir(folder))))
+    return known

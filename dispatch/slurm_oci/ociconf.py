@@ -1,4 +1,56 @@
-"""The oci.conf files that we print."""
+"""The oci.conf files that we print.
+
+Each is an example of Slurm's Containers Guide (`guide.py`) with its faults mended and the reason
+beside the line. What a user wrote is never left for root's shell, nor for the user's own where that
+can be had.
+"""
+
+from collections.abc import Callable
+
+from slurm_oci import ocilines
+from slurm_oci.pattern import QUOTES_RIGHT, RUN_WITHOUT_CONFIG, Version
+from slurm_oci.problems import SiteInvalid
+
+
+def generate(runtime: str, mode: str, version: Version, prefix: str) -> str:
+    """The oci.conf for `runtime` and Slurm's `version`, with our entry point in `prefix`.
+
+    `mode` is one of MODES for that runtime. Raises SiteInvalid where it cannot be had.
+    """
+    if version < RUN_WITHOUT_CONFIG:
+        raise SiteInvalid(
+            f"Slurm {version} has no oci.conf of this kind",
+            f"IgnoreFileConfigJson, %m, %p and %U came with Slurm {RUN_WITHOUT_CONFIG}",
+        )
+    if mode not in MODES[runtime]:
+        raise SiteInvalid(f"`{runtime}` has no `{mode}` form", f"it has `{'` and `'.join(MODES[runtime])}`")
+    if runtime in ENTRY_WHY and (runtime not in DIRECT or version < QUOTES_RIGHT):
+        return ENTRY_ONLY.format(runtime=runtime, prefix=prefix, why=ENTRY_WHY[runtime]) + multi(prefix)
+    return FORMS[runtime](mode, prefix)
+
+
+MODES = {  # by runtime, the first one where none is asked for
+    "multi": ("run",),
+    "runc": ("run", "create-start"),
+    "crun": ("run", "create-start"),
+    "nvidia-container-runtime": ("create-start", "run"),
+    "singularity": ("run",),
+    "singularity-4.0-oci": ("run",),
+    "singularity-3.8-oci": ("create-start",),
+    "charliecloud": ("run",),
+    "enroot": ("run",),
+}
+
+FORMS: dict[str, Callable[[str, str], str]] = {
+    "multi": lambda mode, prefix: multi(prefix),
+    "runc": lambda mode, prefix: ocilines.oci("runc", mode),
+    "crun": lambda mode, prefix: ocilines.oci("crun", mode),
+    "nvidia-container-runtime": lambda mode, prefix: ocilines.oci("nvidia-container-runtime", mode),
+    "singularity": lambda mode, prefix: direct("singularity"),
+    "singularity-4.0-oci": lambda mode, prefix: ocilines.singularity("4.0"),
+    "singularity-3.8-oci": lambda mode, prefix: ocilines.singularity("3.8"),
+    "charliecloud": lambda mode, prefix: direct("charliecloud"),
+}
 
 MULTI = r"""# oci.conf of slurm-oci: every `--container` goes through one entry point, which finds the runtime.
 # Copy or link it beside slurm.conf, on every node. Slurm reads it anew for each step.
@@ -21,7 +73,7 @@ RunTimeRun="L=;while IFS= read -r l;do L=$L$l${IFS\#??};done</proc/$$/cmdline;SL
 
 # RunTimeQuery, RunTimeKill and RunTimeDelete are left out on purpose: with IgnoreFileConfigJson
 # Slurm never calls them, and without it Slurm runs them as root.
-"""
+"""  # noqa: E501
 
 
 def multi(prefix: str) -> str:
@@ -33,3 +85,61 @@ def multi(prefix: str) -> str:
 
 
 PLAIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/._-+@"
+
+
+def direct(runtime: str) -> str:
+    """A runtime that Slurm starts by itself and that takes the command's words from Slurm's %@."""
+    common = MULTI[MULTI.index("# The image need") : MULTI.index("# The shell reads")]
+    never_called = MULTI[MULTI.index("# RunTimeQuery, ") :]
+    return f"{DIRECT_HEAD.format(runtime=runtime)}\n{common}{DIRECT[runtime]}\n{never_called}"
+
+
+DIRECT_HEAD = """\
+# oci.conf for {runtime}, which Slurm starts by itself. It needs bash 4.4 or newer.
+# The multi-runtime form, `slurm-oci-plugins oci-conf`, does more and needs less.
+"""
+
+# bash becomes `env`, which becomes the runtime. Of bash, @Q quotes each word for `eval`: no double
+# quote can stand in oci.conf, and `\\'\\''` is how a word of no signs is written there.
+BASH = (
+    r"exec bash -c 'IFS=;set -f;mapfile -td '\\'\\'' e<$0;i=$1;shift;"
+    "eval exec env -i ${{e[@]@Q}} {run} ${{@@Q}}' '%e' '%r' %@"
+)
+
+DIRECT = {
+    "singularity": f"""\
+# Other than in the guide: `exec` all the way, so that Slurm's signals reach the container; the job's
+# environment from the file (the guide's line gives the container slurmd's; --env-file would have a
+# shell read the values); the path in quotes. A path with a single quote in it fails, as the user.
+RunTimeRun="{BASH.format(run="singularity exec --userns ${i@Q}")}"
+""",
+    "charliecloud": f"""\
+# Other than in the guide: `exec` all the way, so that Slurm's signals reach the container; the job's
+# environment from the file as it is (ch-run's --set-env takes quotes and $ in values for its own);
+# the user's real home instead of /home/$(whoami); the path in quotes (one with a single quote in it
+# fails, as the user). Left out are -w, which changes the image and refuses squashfs, and what would
+# need it: the binds of /etc/slurm and of munge's socket, for Slurm's commands inside. PMIx needs
+# --bind '%m' behind `ch-run`, and that directory in the image.
+RunTimeRun="{BASH.format(run="ch-run --home ${i@Q} --")}"
+""",
+}
+
+ENTRY_ONLY = """\
+# oci.conf for {runtime}, through slurm-oci's entry point.
+{why}
+# In {prefix}/site.toml write:   order = ["{runtime}"]
+
+"""
+
+OLD_QUOTES = f"""\
+# A line of its own needs %@, which Slurm before {QUOTES_RIGHT} quotes wrongly: an argument with a single
+# quote ends the task or arrives as another. The entry point gets every argument as it was written."""
+
+ENTRY_WHY = {
+    "singularity": OLD_QUOTES,
+    "charliecloud": OLD_QUOTES,
+    "enroot": """\
+# The guide's wrapper script imports and creates under names that all tasks of a step share, takes no
+# directories, leaves the created root file system behind and loses the job's environment (enroot
+# sets ENROOT_ENVIRON anew). No line in this file mends that; the entry point does.""",
+}

@@ -67,9 +67,12 @@ class Gathered:
         first = [name for name in known if name in names and name not in last]
         return [*first, *rest, *last]
 
-    def catalog(self, probed: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The catalog: plain data, as `catalog.read` gives it. Paths in the installation are
-        relative to it, so that a copy of it elsewhere holds."""
+    def catalog(
+        self, probed: dict[str, Any] | None = None, folders: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The catalog: plain data, as `catalog.read` gives it; `probed` and `folders` are what is
+        known about this node. Paths in the installation are relative to it, so that a copy of it
+        elsewhere holds."""
         by_name = {found.runtime.name: found for found in self.found}
         order = self.order()
         return {
@@ -87,6 +90,7 @@ class Gathered:
             },
             "runtimes": {name: self.entry(by_name[name]) for name in order},
             "probed": probed or {},
+            "folders": folders or {},
         }
 
     def entry(self, found: Found) -> dict[str, Any]:
@@ -116,7 +120,10 @@ def gather(prefix: str) -> Gathered:
     manager.add_hookspecs(hookspecs)
     for name, source, origin, load in plugins(prefix):
         try:
-            runtimes = ask(manager, name, load())
+            module = load()
+            folder = os.path.dirname(os.path.realpath(module.__file__))
+            made_from.setdefault(folder, signature(folder))
+            runtimes = ask(manager, name, module)
         except BaseException as error:  # a plugin may even raise SystemExit
             if isinstance(error, KeyboardInterrupt):
                 raise
@@ -142,13 +149,15 @@ def gather(prefix: str) -> Gathered:
 
 def sources(prefix: str) -> Iterator[str]:
     """The files and folders that tell, by their signatures, whether asking again could give other
-    answers. A distribution that comes or goes changes the library's own time."""
+    answers; the folders of the plugins' modules come on top. A distribution that comes or goes
+    changes the library's own time."""
     yield from (os.path.join(prefix, name) for name in (site.NAME, "lib", "plugins.d"))
     yield from drop_ins(prefix)
-    for point in metadata.entry_points(group=hookspecs.GROUP):
-        for file in (point.dist and point.dist.files) or ():
-            if file.name == "entry_points.txt" and point.dist:
-                yield os.path.realpath(str(point.dist.locate_file(file)))
+    points = metadata.entry_points(group=hookspecs.GROUP)
+    for distribution in {point.dist.name: point.dist for point in points if point.dist}.values():
+        for file in distribution.files or ():
+            if file.name == "entry_points.txt":
+                yield os.path.realpath(str(distribution.locate_file(file)))
 
 
 def drop_ins(prefix: str) -> list[str]:

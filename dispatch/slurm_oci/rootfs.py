@@ -1,5 +1,6 @@
 """Looking into a root file system from outside, as a process inside would see it."""
 
+import errno
 import os
 
 from slurm_oci.problems import ImageUnreadable
@@ -32,8 +33,10 @@ def resolve(root: str, path: str) -> tuple[str, bool]:
             target = os.readlink(root + "/" + "/".join([*done, part]))
         except FileNotFoundError:
             return missing(done, part, todo)
-        except OSError:  # EINVAL: no link
+        except OSError as error:
             done.append(part)
+            if error.errno == errno.EINVAL and not todo:  # it is there, and no link
+                return "/" + "/".join(done), True
             continue
         links += 1
         if links > LINKS_AT_MOST:

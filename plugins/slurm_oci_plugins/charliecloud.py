@@ -34,8 +34,6 @@ def slurm_oci_runtimes() -> list[Runtime]:
 
 def probe(executable: str) -> dict[str, bool]:
     """Which of the options that came and went this version knows (`ch-run --help`)."""
-    import subprocess  # tasks take the answer from the catalog
-
     import subprocess  # the task's path has no use for it
 
     found = subprocess.run([executable, "--help"], capture_output=True, text=True, check=False)

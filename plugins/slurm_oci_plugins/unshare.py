@@ -13,7 +13,8 @@ from slurm_oci.job import STANDARD_PATH
 from slurm_oci.rootfs import covers
 
 # Of the host's own, in every container: kernel interfaces, and how names are looked up.
-HOST = ("/dev", "/proc", "/sys", "/etc/hosts", "/etc/resolv.conf")
+HOST = ("/dev", "/proc", "/sys")
+HOST_FILES = ("/etc/hosts", "/etc/resolv.conf")
 
 
 def slurm_oci_runtimes() -> list[Runtime]:
@@ -69,11 +70,8 @@ def plan(container: Container) -> Plan:
 
 def with_host(mounts: tuple[Mount, ...], root: str) -> tuple[Mount, ...]:
     """`mounts` and the host's own, of which files only where the image has their place."""
-    own = [
-        Mount(path, path, wish=False, why="the host's own")
-        for path in HOST
-        if os.path.isdir(path) or (os.path.exists(path) and os.path.lexists(root + path))
-    ]
+    files = (path for path in HOST_FILES if os.path.lexists(root + path) and os.path.exists(path))
+    own = [Mount(path, path, wish=False, why="the host's own") for path in (*HOST, *files)]
     taken = {mount.target for mount in mounts}
     added = [mount for mount in own if mount.target not in taken]
     return tuple(sorted([*mounts, *added], key=lambda mount: mount.target))

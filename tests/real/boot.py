@@ -20,7 +20,7 @@ import namespaces as ns
 # directory that holds none of the things needed from the host meanwhile. When the root's last
 # process ends, all of it is gone.
 STAGE = "/sys"
-HELPERS = ("init.py", "namespaces.py")  # what goes into the root, where it can be imported
+MODULES = ("init.py", "namespaces.py")  # what goes into the root, where it can be imported
 INSIDE = "/opt/slurm-root"
 
 # name: (major, minor, mode); null(4), random(4), tty(4), the kernel's devices.txt
@@ -75,10 +75,10 @@ def enter(request: dict) -> None:
     ns.mount("slurm-root", root, "overlay", data=f"lowerdir={layers},upperdir={upper},workdir={work}")
     # Not on the overlay: podman's own overlay could not have it as its upper layer.
     ns.bind(home, f"{root}/home")
-    helpers = Path(root + INSIDE)
-    helpers.mkdir()
-    for name in HELPERS:
-        shutil.copy(Path(__file__).with_name(name), helpers / name)
+    modules = Path(root + INSIDE)
+    modules.mkdir()
+    for name in MODULES:
+        shutil.copy(Path(__file__).with_name(name), modules / name)
     ns.mount("proc", f"{root}/proc", "proc", ns.MS_NOSUID | ns.MS_NODEV | ns.MS_NOEXEC)
     ns.mount("sysfs", f"{root}/sys", "sysfs", ns.MS_NOSUID | ns.MS_NODEV | ns.MS_NOEXEC)
     ns.mount("tmpfs", f"{root}/run", "tmpfs", ns.MS_NOSUID | ns.MS_NODEV, "mode=755")

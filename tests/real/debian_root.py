@@ -137,7 +137,10 @@ def choose_packages(suite: str, source: str) -> tuple[list[str], dict[str, str]]
 
         done = apt("apt-get", "update")
         if done.returncode:
-            raise RootUnavailable(f"no package lists of Debian {suite}: {tail(done.stdout + done.stderr)}")
+            raise RootUnavailable(
+                f"no package lists of Debian {suite}: {tail(done.stderr, 2)}; "
+                f"is the network there? {MIRROR_VARIABLE} can name another archive"
+            )
         existing = set(apt("apt-cache", "pkgnames").stdout.split())
         missing = [name for name in NEEDED if name not in existing]
         if missing:
@@ -269,13 +272,13 @@ def check_machine() -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, silent: bool = False) -> Iterator[None]:
     """Hold the lock file `path`; others wait, and a holder that dies lets go of it."""
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if os.isatty(2):
+            if not silent:
                 say(f"waiting for another process that holds {path}")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

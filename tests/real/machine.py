@@ -76,7 +76,7 @@ def end(state: dict) -> None:
 def changing() -> Iterator[None]:
     """Hold the lock under which roots are claimed and removed."""
     STATES.mkdir(mode=0o700, exist_ok=True)
-    with locked(STATES / "lock"):
+    with locked(STATES / "lock", silent=True):
         yield
 
 

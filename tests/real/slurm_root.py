@@ -444,10 +444,10 @@ class SlurmRoot:
         raise SlurmRootError(f"the root has no user `{name}`")
 
     def _all_logs(self) -> str:
-        """The ends of all logs there are, for a start that failed."""
+        """The ends of all logs there are, the latest last, for a start that failed."""
         files = [machine.log_file(self.name)]
         with contextlib.suppress(SlurmRootError, OSError, KeyError):
-            files += sorted(self.path("/var/log/slurm").iterdir())
+            files += sorted(self.path("/var/log/slurm").iterdir(), key=lambda file: file.stat().st_mtime)
         texts = {file.name: file.read_text(errors="replace").strip() for file in files if file.exists()}
         return "\n".join(f"--- {name}\n{text[-1500:]}" for name, text in texts.items() if text)
 
@@ -514,6 +514,9 @@ def main() -> int:
     split = words.index("--") if "--" in words else len(words)
     arguments = parser().parse_args(words[:split])
     arguments.words = words[split + 1 :]
+    if os.geteuid():
+        say(f"error: a Slurm of its own needs root: sudo python3 {' '.join(sys.argv)}")
+        return 1
     try:
         return arguments.do(arguments)
     except (RootUnavailable, SlurmRootError, checkout.InstallFailed) as problem:
@@ -539,7 +542,9 @@ def parser() -> argparse.ArgumentParser:
 
     def as_user(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
         who = sub.add_mutually_exclusive_group()
-        who.add_argument("--root", action="store_const", dest="user", const="root", help="as root")
+        who.add_argument(
+            "--root", action="store_const", dest="user", const="root", default="alice", help="as root"
+        )
         who.add_argument("--user", default="alice", help="alice (default), bob or root")
         sub.add_argument("--node", type=int, help="1 to 3: on that node, where the root has several")
         return sub

@@ -1,0 +1,120 @@
+"""What a user or an admin sees when something is wrong: one error line, hints, no traceback."""
+
+import json
+
+import pytest
+from conftest import GUIDES_LINE
+from images import IMAGES
+
+IMAGE = IMAGES["rootfs"]
+
+
+def error_of(result, status):
+    """The one error line of a refused task, and its hint lines."""
+    assert result[:2] == (status, b"")
+    lines = result[2].decode().splitlines()
+    assert b"Traceback" not in result[2]
+    first, *rest = lines
+    assert first.startswith("slurm-oci: error: ")
+    hints = [line for line in rest if line.startswith("  ")]
+    assert hints
+    assert [line for line in rest if not line.startswith("  ")] == [
+        f"srun: error: node1: task 0: Exited with exit code {status}"
+    ]
+    return first, hints
+
+
+def test_a_missing_image_says_what_is_nearby(slurm):
+    """125, with the name that was probably meant."""
+    first, hints = error_of(slurm.srun("/images/rotfs", "/bin/true"), 125)
+    assert first == "slurm-oci: error: there is no image at `/images/rotfs` [image-missing]"
+    assert any("/images/rootfs" in hint for hint in hints)
+
+
+def test_a_runtime_that_does_not_exist(slurm):
+    """127, with the name that was probably meant."""
+    first, hints = error_of(slurm.srun(IMAGE, "/bin/true", SLURM_OCI_RUNTIME="aptainer"), 127)
+    assert "no container runtime is called `aptainer`" in first
+    assert "did you mean `apptainer`?" in hints[0]
+
+
+def test_a_runtime_that_is_not_on_the_node(slurm):
+    """127, never another one in its place."""
+    slurm.root.write("/opt/slurm-oci/site.toml", '[executables]\ncrun = "/nowhere/crun"\n')
+    first, _ = error_of(slurm.srun(IMAGES["oci-bundle"], "/bin/true", SLURM_OCI_RUNTIME="crun"), 127)
+    assert "needs `crun`, which is not on this node" in first
+
+
+def test_a_file_of_no_known_kind(slurm):
+    """125, saying what it looks like."""
+    first, _ = error_of(slurm.srun("/etc/passwd", "/bin/true"), 125)
+    assert "/etc/passwd" in first
+    assert first.endswith("[image-unknown]")
+
+
+def test_a_kind_that_no_runtime_takes_lists_why(slurm):
+    """127, with every runtime and why it was passed over."""
+    first, hints = error_of(slurm.srun(IMAGES["oci-archive"], "/bin/true"), 127)
+    assert first.endswith("of kind oci-archive [runtime-none]")
+    assert any(hint.strip().startswith("crun: ") for hint in hints)
+
+
+def test_a_path_with_a_space_under_the_guides_line(slurm):
+    """The shift is recognised, with the likely cause and the cure."""
+    slurm.oci_conf("IgnoreFileConfigJson=true", f'RunTimeRun="{GUIDES_LINE}"')
+    first, hints = error_of(slurm.srun("/images/two words", "/bin/true"), 125)
+    assert first.endswith("[request-shifted]")
+    assert any("white space" in hint for hint in hints)
+    assert any("oci-conf" in hint for hint in hints)
+
+
+@pytest.mark.parametrize(
+    "name", ["two words", "it's", 'say "x"', "a;touch x", "$(touch x)", "line\nbreak", "*"]
+)
+def test_any_path_arrives_under_the_shipped_line(slurm, name):
+    """And nothing in it is run."""
+    place = f"/images/{name}"
+    slurm("ln", "-sfn", IMAGE, place, user="root")
+    try:
+        assert slurm.srun(place, "/bin/echo", "arrived")[:2] == (0, b"arrived\n")
+        assert not slurm.root.path("/home/alice/x").exists()
+    finally:
+        slurm("rm", "-f", place, user="root")
+
+
+def test_a_command_that_srun_found_elsewhere(slurm):
+    """`head` becomes /usr/bin/head on the submit host, which the image lacks."""
+    first, hints = error_of(slurm.srun(IMAGE, "head", "-n1", "/etc/os-release"), 127)
+    assert first == f"slurm-oci: error: the image `{IMAGE}` has no `/usr/bin/head` [command-missing]"
+    assert "`/bin/head`" in hints[0]
+    looked_up = slurm.srun(IMAGE, "head", "-n1", "/etc/os-release", SLURM_OCI_COMMAND="in-image")
+    assert looked_up == (0, b"ID=busybox\n", b"")
+
+
+def test_a_misbuilt_plugin_harms_only_itself(slurm):
+    """It is named by `list`, and the others go on working."""
+    folder = "/opt/slurm-oci/plugins.d"
+    slurm.root.write(f"{folder}/broken.py", "import no_such_module\n")
+    slurm.root.write(f"{folder}/misspelt.py", "def slurm_oci_runtime():\n    return []\n")
+    slurm.root.write(f"{folder}/twice.py", "from slurm_oci_plugins.crun import slurm_oci_runtimes\n")
+    try:
+        assert slurm.srun(IMAGES["oci-bundle"], "/bin/echo", "works")[:2] == (0, b"works\n")
+        status, out, _ = slurm("/opt/slurm-oci/bin/slurm-oci-plugins", "list", "--json")
+        aside = {
+            runtime["source"]: runtime["reason"]
+            for runtime in json.loads(out)
+            if "plugins.d" in runtime["source"]
+        }
+        assert status == 0
+        assert "no_such_module" in aside[f"{folder}/broken.py"]
+        assert "slurm_oci_runtime" in aside[f"{folder}/misspelt.py"]
+        assert "`crun` is taken" in aside[f"{folder}/twice.py"]
+    finally:
+        slurm("sh", "-c", f"rm {folder}/*.py", user="root")
+
+
+def test_a_broken_site_toml_is_named_with_its_line(slurm):
+    """A site's wish is not passed over in silence."""
+    slurm.root.write("/opt/slurm-oci/site.toml", "# ours\nuser_hoook = false\n")
+    first, _ = error_of(slurm.srun(IMAGE, "/bin/true"), 125)
+    assert "/opt/slurm-oci/site.toml:2: there is no `user_hoook`" in first
