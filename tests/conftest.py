@@ -153,7 +153,7 @@ while ! /bin/mkdir RECORD/$n 2>/dev/null; do n=$((n + 1)); done
 /bin/cat /proc/$$/environ >RECORD/$n/environ
 /bin/cat /proc/$$/status >RECORD/$n/status
 /bin/readlink /proc/$$/cwd >RECORD/$n/cwd
-echo /proc/$$/fd/* >RECORD/$n/descriptors
+/bin/ls /proc/$$/fd >RECORD/$n/descriptors
 BODY
 """
 
@@ -211,7 +211,7 @@ def rootfs(busybox_root, place):
         shutil.copytree(busybox_root, root, symlinks=True)
         for parent, _, files in os.walk(root):
             for path in (parent, *(os.path.join(parent, file) for file in files)):
-                os.chown(path, uid, -1, follow_symlinks=False)
+                os.chown(path, uid, uid if not OWN_UID else -1, follow_symlinks=False)
         return root
 
     return make
@@ -297,10 +297,7 @@ class Slurm:
 
     def start(self, *words: object, program: str = "run", cwd: Path | None = None, **options) -> subprocess.Popen:
         """Starts `program` of the installation on `words` and does not wait."""
-        self.set_up()
-        pairs = (os.fsencode(f"{name}={value}") for name, value in self.variables().items())
-        content = b"".join(pair + b"\0" for pair in pairs) if self.file is None else self.file
-        (self.spool / "task-0" / "environment").write_bytes(content)
+        self.write()
         passwd = self.place / "passwd"
         passwd.write_text(f"root:x:0:0::/:/bin/sh\nalice:x:{self.uid}:{self.gid}::{self.home}:/bin/sh\n"
                           if self.uid else f"root:x:0:0::{self.home}:/bin/sh\n")  # fmt: skip
@@ -316,6 +313,13 @@ class Slurm:
             stdin=subprocess.DEVNULL,
             **options,
         )
+
+    def write(self) -> None:
+        """Writes the job's environment file, as Slurm does before it starts the task."""
+        self.set_up()
+        pairs = (os.fsencode(f"{name}={value}") for name, value in self.variables().items())
+        content = b"".join(pair + b"\0" for pair in pairs) if self.file is None else self.file
+        (self.spool / "task-0" / "environment").write_bytes(content)
 
     def call(self, *words: object, **options) -> "Ended":
         """Calls the entry point on `words` and waits for its end."""

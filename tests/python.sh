@@ -3,7 +3,13 @@
 # of its own below the user's cache.
 
 unset PYTHONHOME PYTHONPATH
-cache=${XDG_CACHE_HOME:-${HOME:?is not set, and XDG_CACHE_HOME neither}/.cache}/slurm-oci
+if [ -n "${XDG_CACHE_HOME:-}" ]; then
+    cache=$XDG_CACHE_HOME/slurm-oci
+elif [ "$(id -u)" = 0 ]; then
+    cache=/var/cache/slurm-oci # some tests become another user, who may not enter root's home
+else
+    cache=${HOME:?is not set, and XDG_CACHE_HOME neither}/.cache/slurm-oci
+fi
 
 say() {
     printf '%s: %s\n' "${0##*/}" "$*" >&2
@@ -69,7 +75,8 @@ get_python() {
 
 find_python() {
     local name
-    for name in python3 python3.14 python3.13 python3.12 python3.11; do
+    # The system's first: root's own may lie where others cannot reach it.
+    for name in /usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11; do
         if "$name" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             command -v "$name"
             return

@@ -39,8 +39,8 @@ def ignores_config(conf: Conf) -> bool:
 
 
 def env_file(conf: Conf) -> str:
-    """`null`, `newline` or `disabled`."""
-    return ENV_FILE.get(conf.value("CreateEnvFile", "disabled").lower(), "disabled")
+    """`null`, `newline` or `disabled`; empty for a value that Slurm refuses."""
+    return ENV_FILE.get(conf.value("CreateEnvFile", "disabled").lower(), "")
 
 
 def refusals(conf: Conf, path: str, version: Version) -> Iterator[Fault]:

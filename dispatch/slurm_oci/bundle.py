@@ -3,9 +3,11 @@
 import os
 
 from slurm_oci.problems import ImageBroken
-from slurm_oci.values import TYPE_CHECKING, Image
+from slurm_oci.rootfs import is_below
+from slurm_oci.values import TYPE_CHECKING, Image, Mount
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 
@@ -18,10 +20,37 @@ def opened(image: Image) -> Image:
     root = config.get("root")
     if not isinstance(root, dict) or not isinstance(root.get("path"), str):
         raise ImageBroken(f"`{path}` has no root.path", "a bundle's config.json names its rootfs there")
-    folder = os.path.normpath(os.path.join(image.path, root["path"]))
+    folder = os.path.realpath(os.path.join(image.path, root["path"]))
     if not os.path.isdir(folder):
         raise ImageBroken(f"`{path}` names the root `{root['path']}`: there is no directory `{folder}`")
     return image.replace(root=folder, config=config)
+
+
+def is_slurms(path: str, spool: str) -> bool:
+    """Whether the bundle at `path` is one that Slurm made for the task from the user's own, as it
+    does with IgnoreFileConfigJson=false: then its process holds the task's command and variables."""
+    return os.path.isabs(spool) and is_below(os.path.normpath(path), os.path.normpath(spool))
+
+
+def without_variables(image: Image) -> Image:
+    process = {**image.config["process"], "env": []}
+    return image.replace(config={**image.config, "process": process})
+
+
+def own_mounts(image: Image) -> tuple[Mount, ...]:
+    """The bind mounts that the bundle's config.json asks for, but for the kernel's file systems."""
+    found = []
+    for mount in image.config.get("mounts", []):
+        target = os.path.normpath(mount["destination"])
+        if is_bind(mount) and not any(is_below(target, folder) for folder in ("/dev", "/proc", "/sys")):
+            source = os.path.normpath(os.path.join(image.path, mount.get("source", "")))
+            readonly = "ro" in mount.get("options", [])
+            found.append(Mount(source, target, readonly, True, "the bundle's config.json"))
+    return tuple(found)
+
+
+def is_bind(mount: "Mapping[str, Any]") -> bool:
+    return mount.get("type") == "bind" or bool({"bind", "rbind"} & set(mount.get("options", [])))
 
 
 def read_config(path: str) -> "dict[str, Any]":
@@ -42,4 +71,9 @@ def read_config(path: str) -> "dict[str, Any]":
     for texts in lists:
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise ImageBroken(f"`{path}`: process.args and process.env must be lists of texts")
+    mounts = config.get("mounts", [])
+    if not isinstance(mounts, list) or not all(
+        isinstance(mount, dict) and isinstance(mount.get("destination"), str) for mount in mounts
+    ):
+        raise ImageBroken(f"`{path}`: mounts must be a list of objects, each with a destination")
     return config

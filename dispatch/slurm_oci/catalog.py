@@ -136,7 +136,7 @@ def load(name: str, catalog: "Mapping[str, Any]", prefix: str) -> Runtime:
             module = from_name(entry["module"])
         found: Runtime = next(r for r in module.slurm_oci_runtimes() if r.name == name)
         return found
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RuntimeMissing(
             f"the plugin of `{name}` ({entry['source']}) cannot be used: {type(error).__name__}: {error}",
             "`slurm-oci-plugins list` shows the state of every plugin",

@@ -8,7 +8,7 @@ from slurm_oci.problems import ImageRefused, RuntimeMissing, RuntimeNone, Runtim
 from slurm_oci.values import TYPE_CHECKING, Image, Job, Request, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
     from typing import Any
 
     from slurm_oci.values import Step
@@ -116,12 +116,13 @@ def named(
 
 
 class Known:
-    """What the catalog knows about folders: which of the runtimes' programs each one had. It holds
-    as long as the folder has not changed, and spares looking for every program in every folder."""
+    """Which names are in which folder, so that not every program is looked for in every folder: as
+    the catalog says where the folder has not changed, else listed once several were looked for."""
 
     def __init__(self, recorded: "Mapping[str, Any]") -> None:
         self.recorded = recorded
-        self.names: dict[str, list[str] | None] = {}  # of the folders looked at; None: anything
+        self.names: dict[str, Container[str] | None] = {}  # by folder; None: not known
+        self.tried: dict[str, int] = {}
 
     def lacks(self, folder: str, name: str) -> bool:
         """Whether the program `name` is surely not in `folder`."""
@@ -130,18 +131,32 @@ class Known:
             # A time in whole seconds may be one that was set, as for reproducible images.
             holds = then and then[1] % 10**9 and signature(folder) == tuple(then)
             self.names[folder] = names if holds else None
+        if self.names[folder] is None:
+            self.tried[folder] = self.tried.get(folder, 0) + 1
+            if self.tried[folder] == LIST_AT:
+                self.names[folder] = listed(folder)
         found = self.names[folder]
         return found is not None and name not in found
 
 
-NOTHING = Known({})
+LIST_AT = 3  # from here on a listing is cheaper than looking for each
+
+
+def listed(folder: str) -> "Container[str] | None":
+    try:
+        return frozenset(os.listdir(folder))
+    except FileNotFoundError:
+        return ()
+    except OSError:
+        return None
 
 
 def find_all(
-    names: "list[str]", configured: "Mapping[str, str]", places: tuple[str, ...], known: Known = NOTHING
+    names: "list[str]", configured: "Mapping[str, str]", places: tuple[str, ...], known: "Known | None" = None
 ) -> tuple[dict[str, str], str]:
     """The paths of the executables `names`, and the first that is missing (empty if none is)."""
     found: dict[str, str] = {}
+    known = known or Known({})
     for name in names:
         path = find_executable(name, configured, places, known)
         if not path:
@@ -151,12 +166,13 @@ def find_all(
 
 
 def find_executable(
-    name: str, configured: "Mapping[str, str]", places: tuple[str, ...], known: Known = NOTHING
+    name: str, configured: "Mapping[str, str]", places: tuple[str, ...], known: "Known | None" = None
 ) -> str:
     """Where the program `name` is: where site.toml says, else the first of `places` (each like
     $PATH) that has it. Empty where it is not."""
     if name in configured:
         return configured[name] if is_program(configured[name]) else ""
+    known = known or Known({})
     candidates = (f"{folder}/{name}" for folder in folders(places) if not known.lacks(folder, name))
     return next((path for path in candidates if is_program(path)), "")
 

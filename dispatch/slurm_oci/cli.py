@@ -70,7 +70,8 @@ def cli(ctx: click.Context, prefix: str | None) -> None:
 def hand_over(prefix: str, command: str) -> None:
     """Goes on in the installation at `prefix`, whose plugins are those it was installed with."""
     other = os.path.join(prefix, "bin", "slurm-oci-plugins")
-    if command not in ("install", "uninstall") and os.access(other, os.X_OK) and prefix != own_prefix():
+    is_this = os.path.realpath(other) == os.path.realpath(sys.argv[0])
+    if command not in ("install", "uninstall") and os.access(other, os.X_OK) and not is_this:
         os.execv(other, [other, *sys.argv[1:]])
 
 

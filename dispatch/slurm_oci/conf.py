@@ -34,7 +34,7 @@ class Entry:
 class Fault:
     """Why Slurm does not accept a line."""
 
-    kind: str  # syntax, unknown-key, include
+    kind: str  # syntax, unknown-key, include, include-end; others in `accepted`
     message: str
     cure: str
     file: str
@@ -164,8 +164,8 @@ def is_include(text: str) -> bool:
 def included(text: str, path: str, number: int, known: Collection[str], depth: int) -> Conf:
     """What the file has that an Include line names, or why there is none."""
 
-    def failed(message: str, cure: str) -> Conf:
-        return Conf((), (Fault("include", message, cure, path, number),))
+    def failed(message: str, cure: str, kind: str = "include") -> Conf:
+        return Conf((), (Fault(kind, message, cure, path, number),))
 
     rest = text[7:].lstrip(BLANK)
     name = re.split(r"\s", rest, maxsplit=1, flags=re.ASCII)[0]
@@ -174,6 +174,7 @@ def included(text: str, path: str, number: int, known: Collection[str], depth: i
         return failed(
             "Slurm looks for the end of the file's name beyond the end of this line",
             "name a file, with a blank or a line break behind it and no comment that touches it",
+            "include-end",
         )
     if "%c" in name:
         return failed("Slurm cannot fill in `%c` (ClusterName) here", "name the file without it")

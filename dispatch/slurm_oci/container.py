@@ -4,11 +4,11 @@ import os
 
 from slurm_oci.job import STANDARD_PATH
 from slurm_oci.problems import ArgumentRefused, CommandMissing, RequestMalformed, SettingRefused
-from slurm_oci.rootfs import find_command, resolve
+from slurm_oci.rootfs import find_command, is_below, resolve
 from slurm_oci.values import TYPE_CHECKING, Container, Image, Job, Mount, Request, Settings
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import Mapping
 
 # What an image has its own of: the host's would break programs inside.
 IMAGES_OWN = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT")
@@ -25,7 +25,12 @@ TOP = ("/", "/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/var")
 
 def build(request: Request, job: Job, image: Image, settings: Settings) -> Container:
     """The container that the task asks for. Raises RequestMalformed, CommandMissing."""
-    command = request.command or tuple(image.config.get("process", {}).get("args", ()))
+    command = request.command
+    if image.kind == "oci-bundle":
+        from slurm_oci import bundle  # only bundles pay for it
+
+        if not command or bundle.is_slurms(image.path, request.spool):
+            command = tuple(image.config["process"].get("args", ()))
     if not command and settings.entrypoint == "no":
         raise RequestMalformed(f"there is no command to run in `{image.name}`", "name one after the image")
     container = Container(
@@ -62,7 +67,11 @@ def mounts(
 ) -> tuple[Mount, ...]:
     """The wishes, and of the defaults those whose place is not taken; parents before children."""
     found = {mount.target: mount for mount in settings.mounts}
-    if request.step_kind == "batch" and command:
+    if image.kind == "oci-bundle":
+        from slurm_oci import bundle  # only bundles pay for it
+
+        found = {**{mount.target: mount for mount in bundle.own_mounts(image)}, **found}
+    if request.step_kind == "batch" and command and os.path.exists(command[0]):
         # Slurm keeps the job script in its spool directory, which no container has.
         script = command[0]
         found.setdefault(script, Mount(script, script, True, True, "the batch script"))
@@ -75,9 +84,17 @@ def mounts(
     places.append((job.cwd, "the job's directory"))
     for place, why in places:
         wish = why == "home" and settings.wished("home")
-        if is_ours(place, image) and not any(is_below(place, target) for target in found):
+        if is_ours(place, image) and is_free(place, found):
             found[place] = Mount(place, place, False, wish, why)
     return tuple(sorted(found.values(), key=lambda mount: mount.target))
+
+
+def is_free(place: str, found: "Mapping[str, Mount]") -> bool:
+    """Whether the default mount of `place` neither repeats nor hides one that was asked for."""
+    return not any(
+        is_below(place, target) or (is_below(target, place) and mount.wish and not os.path.exists(target))
+        for target, mount in found.items()
+    )
 
 
 def is_ours(place: str, image: Image) -> bool:
@@ -89,10 +106,6 @@ def is_ours(place: str, image: Image) -> bool:
     if place in TOP:  # images have things of their own there
         return place != "/" and bool(image.root) and not resolve(image.root, place)[1]
     return os.path.isdir(place)
-
-
-def is_below(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def command_in(container: Container) -> tuple[str, ...]:
@@ -161,7 +174,7 @@ def workdir_in(container: Container) -> tuple[str, tuple[str, ...]]:
     workdir = container.workdir
     for mount in reversed(container.mounts):
         if is_below(workdir, mount.target):
-            inside = mount.source + workdir[len(mount.target) :]
+            inside = mount.source + workdir[len(mount.target.rstrip("/")) :]
             there = os.path.isdir(inside)
             break
     else:

@@ -5,7 +5,14 @@ import os
 import sys
 
 from slurm_oci import state
-from slurm_oci.problems import HookFailed, Problem, RuntimeFailed, RuntimeMissing, StateUnavailable
+from slurm_oci.problems import (
+    HookFailed,
+    Problem,
+    RuntimeFailed,
+    RuntimeMissing,
+    SettingRefused,
+    StateUnavailable,
+)
 from slurm_oci.values import TYPE_CHECKING, Plan
 
 if TYPE_CHECKING:
@@ -55,6 +62,7 @@ def supervise(plan: Plan, private: str, node: str) -> int:
     foreground group are not sent twice. One that asks for the end while the container is still
     being prepared ends the task: whatever the preparing command makes of it, nothing is started.
     """
+    signals.signal(signals.SIGCHLD, signals.SIG_DFL)  # ignored, it would never tell of an end
     signals.pthread_sigmask(signals.SIG_BLOCK, ALL)
     state.make(private, node)
     try:
@@ -67,6 +75,9 @@ def supervise(plan: Plan, private: str, node: str) -> int:
                 return 128 + ending[0]
             if status:
                 raise RuntimeFailed(f"preparing failed: `{' '.join(argv)}` ended with {status}")
+        for folder, refusal in plan.required.items():
+            if not os.path.isdir(folder):
+                raise SettingRefused(refusal)
         return run(plan.argv, plan.env, plan.cwd, [])
     finally:
         for argv in plan.cleanup:

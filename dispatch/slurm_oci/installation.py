@@ -192,9 +192,8 @@ def put_config(path: str, text: str) -> list[str]:
 def state_base() -> list[str]:
     """The place for users' state roots on this node, as root; a note where that cannot be done."""
     if os.geteuid() != 0:
-        return [
-            f"as root, on each node: mkdir -m 1777 {state.BASE} (or the line in docs/install.md for tmpfiles.d)"
-        ]
+        how = "or the line in docs/install.md for tmpfiles.d"
+        return [f"as root, on each node: mkdir -m 1777 {state.BASE} ({how})"]
     if os.path.isdir(os.path.dirname(TMPFILES)):
         put(TMPFILES, f"d {state.BASE} 1777 root root -\n", 0o644)
     os.makedirs(state.BASE, exist_ok=True)

@@ -74,13 +74,22 @@ def outside_hook(request: Request, environ: "Mapping[str, str]") -> "tuple[dict[
                 f"cannot read the job's environment in `{path}`: {error.strerror}",
                 "slurmd makes this file for the job's user: look at the modes of its spool directory",
             ) from None
+    if os.path.exists(os.path.join(request.spool, request.bundle, "config.json")):
+        from slurm_oci import bundle  # only with IgnoreFileConfigJson=false
+
+        if bundle.is_slurms(request.bundle, request.spool):
+            path = os.path.join(request.bundle, "config.json")
+            listed = bundle.read_config(path)["process"].get("env", [])
+            return dict(entry.partition("=")[::2] for entry in listed), path, "Slurm has made the bundle"
     if environ.get("SLURM_JOB_ID") == str(request.job):
         return at_start(), "process", "this Slurm starts the entry point in the job's environment"
     return (
         None,
         "arguments",
-        "no environment file: the job's variables are lost."
-        " Set CreateEnvFile=null in oci.conf, as `slurm-oci-plugins oci-conf` does",
+        (
+            "no environment file: the job's variables are lost."
+            " Set CreateEnvFile=null in oci.conf, as `slurm-oci-plugins oci-conf` does"
+        ),
     )
 
 

@@ -21,6 +21,7 @@ CODES = {  # code -> (severity, what it means)
     "syntax": ("rejected", "A line is no `Key=value`, or something is left over behind the value."),
     "unknown-key": ("rejected", "Slurm knows no such key in oci.conf."),
     "include": ("rejected", "An `Include` names nothing that Slurm can read."),
+    "include-end": ("rejected", "Whether an `Include` works hangs on what lies behind it in memory."),
     "boolean": ("rejected", "A key that is true or false has another value."),
     "env-file-value": ("rejected", "CreateEnvFile has a value that it cannot have."),
     "debug-flag": ("rejected", "DebugFlags names a flag that this release does not know."),
@@ -38,9 +39,11 @@ CODES = {  # code -> (severity, what it means)
     "env-file-newline": ("warning", "Variables that contain a line break are lost."),
     "no-filter": ("warning", "The node's own Slurm configuration reaches the container."),
     "no-effect": ("warning", "Slurm never uses this setting."),
+    "stray-quote": ("warning", "A double quote is a part of the value: its partner is missing."),
     "duplicate": ("warning", "A key is set twice, and the last one counts."),
     "no-pid": ("warning", "`%p` is no process's number there."),
     "no-task": ("warning", "At a step's end `%t` is -1, and no container is called so."),
+    "create-hangs": ("warning", "The container holds what Slurm waits for, and each task hangs."),
     "no-gpu": ("warning", "nvidia-container-runtime adds GPUs only where one of its words is `create`."),
     "user-in-name": ("warning", "Some users' names hold signs that no container's name may."),
     "run-user": ("warning", "/run/user/UID is there only for users who are logged in or linger."),
@@ -79,7 +82,7 @@ def lint(path: str, version: Version) -> list[Finding]:
         raise SiteInvalid(f"cannot read `{path}`: {error.strerror}", "name the file: `lint FILE`") from None
     refused = [*accepted.refusals(conf, path, version), *accepted.deaths(conf, path, version)]
     found = [Finding(fault.file, fault.line, fault.kind, fault.message, fault.cure) for fault in refused]
-    for check in (as_root, commands, environment, useless, started):
+    for check in (as_root, commands, started, environment, useless, doubtful):
         found += check(conf, path, version)
     found += beside(path)
     return sorted(found, key=lambda finding: (finding.file != path, finding.file, finding.line))
@@ -187,6 +190,14 @@ def commands(conf: Conf, path: str, version: Version) -> Iterator[Finding]:
                 "argument-quotes",
                 f"Slurm {version} writes a single quote in `%@` wrongly: the task fails or gets others",
                 f"Slurm {QUOTES_RIGHT} is right; before, only the line of `slurm-oci-plugins oci-conf` is",
+            )
+    for _, entry in lines_of(conf, "RunTimeCreate"):
+        if ">" not in entry.value:
+            yield by(
+                entry,
+                "create-hangs",
+                "Slurm waits for the end of what RunTimeCreate prints, which the container keeps open",
+                "RunTimeRun; or send the output elsewhere, as `oci-conf --mode create-start` does",
             )
     for key, entry in lines_of(conf, *accepted.OPERATIONS):
         words = words_of(entry.value)
@@ -316,6 +327,14 @@ def useless(conf: Conf, path: str, version: Version) -> Iterator[Finding]:
     for _, entry in lines_of(conf, "DisableHooks"):
         message = "Slurm stores the names from the second place on and reads from the first: none is found"
         yield by(entry, "no-effect", message, "take the hooks out of the bundle's config.json")
+
+
+def doubtful(conf: Conf, path: str, version: Version) -> Iterator[Finding]:
+    """What Slurm takes and hardly anybody means."""
+    for entry in conf.entries:
+        if '"' in entry.value:
+            message = f"the double quote belongs to the value, `{entry.value}`"
+            yield by(entry, "stray-quote", message, "put the whole value between two of them")
     for key in accepted.KEYS:
         for entry in conf.all(key)[:-1]:
             if key != "SrunArgs":

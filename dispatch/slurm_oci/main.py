@@ -108,10 +108,12 @@ def decide(
         from slurm_oci import bundle
 
         picture = bundle.opened(picture)
+        if bundle.is_slurms(picture.path, asked.spool):
+            picture = bundle.without_variables(picture)  # which are the job's, and not the image's
     box = container.build(asked, told, picture, wanted).replace(
         own={k: v for k, v in told.env.items() if runtime.variables and k.startswith(runtime.variables)},
         executables=executables,
-        probed=catalogs.probed(runtime, executables, catalog),
+        probed=by_plugin(runtime, lambda: catalogs.probed(runtime, executables, catalog)),
         prefix=prefix,
     )
     private = private_directory(asked, site["state"]) if picture.kind in runtime.private else ""
@@ -166,12 +168,23 @@ def refuse_what_is_not_carried(runtime: Runtime, wanted: Settings) -> None:
 
 
 def planned(runtime: Runtime, box: Container) -> Plan:
-    """The runtime's plan; a plugin's mistake is named as such."""
+    """The runtime's plan. Raises PluginFailed for what is none, and any problem that it raises."""
+    plan: Plan = by_plugin(runtime, lambda: runtime.plan(box))
+    if not isinstance(plan, Plan) or not plan.argv or not all(isinstance(word, str) for word in plan.argv):
+        raise PluginFailed(
+            f"the plugin of `{runtime.name}` gave no plan that can be carried out: {plan!r}",
+            "tell its author; `slurm-oci-plugins list` shows where it comes from",
+        )
+    return plan
+
+
+def by_plugin(runtime: Runtime, function: "Callable[[], Any]") -> "Any":
+    """What a function of the plugin's gives; its mistake is named as such. Raises PluginFailed."""
     try:
-        return runtime.plan(box)
+        return function()
     except Problem:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginFailed(
             f"the plugin of `{runtime.name}` failed: {type(error).__name__}: {error}",
             "tell its author; `slurm-oci-plugins list` shows where it comes from",

@@ -1,11 +1,11 @@
 """What this node has of what the plugins need: the admin's view of the runtimes."""
 
 import os
-import subprocess
 from typing import Any
 
 import attrs
 
+from slurm_oci.ask import answer
 from slurm_oci.choose import find_all, folders
 from slurm_oci.job import STANDARD_PATH
 from slurm_oci.modules import signature
@@ -60,29 +60,22 @@ def on_node(found: Found, gathered: Gathered) -> tuple[dict[str, str], str]:
 
 def version_of(executable: str, arguments: tuple[str, ...]) -> str | None:
     """What the program prints first when it is asked for its version; None if it says nothing."""
-    try:
-        done = subprocess.run(
-            [executable, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-            errors="replace",
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return next((line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()), None)
+    return next(filter(None, map(str.strip, answer(executable, *arguments).splitlines())), None)
 
 
 def probe_all(gathered: Gathered) -> dict[str, Any]:
-    """What each runtime's probe says about its executable on this node, for the catalog."""
+    """What each runtime's probe says about its executable on this node, for the catalog. One that
+    fails is left out: it is asked again, and named, when a task wants its runtime."""
     probed = {}
     for found in gathered.found:
         executables, missing = on_node(found, gathered)
         if found.runtime.probe and not missing:
             path = executables[found.runtime.executables[0]]
-            result = {"path": path, "signature": signature(path), "found": dict(found.runtime.probe(path))}
-            probed[found.runtime.name] = [result]
+            try:
+                result = dict(found.runtime.probe(path))
+            except (Exception, SystemExit):
+                continue
+            probed[found.runtime.name] = [{"path": path, "signature": signature(path), "found": result}]
     return probed
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from slurm_oci import ocilines
 from slurm_oci.pattern import QUOTES_RIGHT, RUN_WITHOUT_CONFIG, Version
 from slurm_oci.problems import SiteInvalid
+from slurm_oci.values import STEP_KINDS
 
 
 def generate(runtime: str, mode: str, version: Version, prefix: str) -> str:
@@ -25,15 +26,23 @@ def generate(runtime: str, mode: str, version: Version, prefix: str) -> str:
     if mode not in MODES[runtime]:
         raise SiteInvalid(f"`{runtime}` has no `{mode}` form", f"it has `{'` and `'.join(MODES[runtime])}`")
     if runtime in ENTRY_WHY and (runtime not in DIRECT or version < QUOTES_RIGHT):
-        return ENTRY_ONLY.format(runtime=runtime, prefix=prefix, why=ENTRY_WHY[runtime]) + multi(prefix)
+        return ENTRY_ONLY.format(runtime=runtime, prefix=prefix, why=ENTRY_WHY[runtime]) + entry_point(prefix)
     return FORMS[runtime](mode, prefix)
+
+
+def entry_point(prefix: str) -> str:
+    """`multi`, with a problem instead of an exception for a prefix that cannot be used."""
+    try:
+        return multi(prefix)
+    except ValueError as error:
+        raise SiteInvalid(str(error), "install into a path of letters, digits and `._-+@`") from None
 
 
 MODES = {  # by runtime, the first one where none is asked for
     "multi": ("run",),
     "runc": ("run", "create-start"),
     "crun": ("run", "create-start"),
-    "nvidia-container-runtime": ("create-start", "run"),
+    "nvidia-container-runtime": ("run", "create-start"),
     "singularity": ("run",),
     "singularity-4.0-oci": ("run",),
     "singularity-3.8-oci": ("create-start",),
@@ -42,7 +51,7 @@ MODES = {  # by runtime, the first one where none is asked for
 }
 
 FORMS: dict[str, Callable[[str, str], str]] = {
-    "multi": lambda mode, prefix: multi(prefix),
+    "multi": lambda mode, prefix: entry_point(prefix),
     "runc": lambda mode, prefix: ocilines.oci("runc", mode),
     "crun": lambda mode, prefix: ocilines.oci("crun", mode),
     "nvidia-container-runtime": lambda mode, prefix: ocilines.oci("nvidia-container-runtime", mode),
@@ -99,28 +108,38 @@ DIRECT_HEAD = """\
 # The multi-runtime form, `slurm-oci-plugins oci-conf`, does more and needs less.
 """
 
-# bash becomes `env`, which becomes the runtime. Of bash, @Q quotes each word for `eval`: no double
-# quote can stand in oci.conf, and `\\'\\''` is how a word of no signs is written there.
-BASH = (
-    r"exec bash -c 'IFS=;set -f;mapfile -td '\\'\\'' e<$0;i=$1;shift;"
-    "eval exec env -i ${{e[@]@Q}} {run} ${{@@Q}}' '%e' '%r' %@"
-)
+
+def bash(run: str, script: str, ends: str = "") -> str:
+    """The line that runs `run` with the image and the command, for a batch step with `script` and
+    the batch script's path, which lies where no image has it."""
+    # bash becomes `env`, which becomes the runtime. Of bash, @Q quotes each word for `eval`: no double
+    # quote can stand in oci.conf, and `\\'\\''` is how a word of no signs is written there.
+    return (
+        r"exec bash -c 'IFS=;set -f;mapfile -td '\\'\\'' e<$0;i=$1;shift;o=();"
+        f"[ %s != {BATCH} ]||o=({script} $1);"
+        f"eval exec env -i ${{e[@]@Q}} {run} ${{o[@]}} ${{i@Q}}{ends} ${{@@Q}}' '%e' '%r' %@"
+    )
+
+
+BATCH = next(number for number, kind in STEP_KINDS.items() if kind == "batch")
 
 DIRECT = {
     "singularity": f"""\
 # Other than in the guide: `exec` all the way, so that Slurm's signals reach the container; the job's
 # environment from the file (the guide's line gives the container slurmd's; --env-file would have a
-# shell read the values); the path in quotes. A path with a single quote in it fails, as the user.
-RunTimeRun="{BASH.format(run="singularity exec --userns ${i@Q}")}"
+# shell read the values); the batch script, which no image has; the path in quotes. A path with a
+# single quote in it fails, as the user.
+RunTimeRun="{bash("singularity exec --userns", "--bind")}"
 """,
     "charliecloud": f"""\
 # Other than in the guide: `exec` all the way, so that Slurm's signals reach the container; the job's
 # environment from the file as it is (ch-run's --set-env takes quotes and $ in values for its own);
-# the user's real home instead of /home/$(whoami); the path in quotes (one with a single quote in it
-# fails, as the user). Left out are -w, which changes the image and refuses squashfs, and what would
-# need it: the binds of /etc/slurm and of munge's socket, for Slurm's commands inside. PMIx needs
-# --bind '%m' behind `ch-run`, and that directory in the image.
-RunTimeRun="{BASH.format(run="ch-run --home ${i@Q} --")}"
+# the batch script, which no image has (-W needs ch-run 0.36); the user's real home instead of
+# /home/$(whoami); the path in quotes (one with a single quote in it fails, as the user).
+# Left out are -w, which changes the image and refuses squashfs, and what would need it: the binds of
+# /etc/slurm and of munge's socket, for Slurm's commands inside. PMIx needs --bind '%m' behind
+# `ch-run`, and that directory in the image.
+RunTimeRun="{bash("ch-run --home", "-W --bind", " --")}"
 """,
 }
 

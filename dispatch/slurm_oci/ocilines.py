@@ -35,7 +35,11 @@ RUN = """\
 """
 
 CREATE_START = """\
-# Slurm asks over and over whether the container still runs; `--mode run` spares that.
+# Take `--mode run` if you can. Slurm reads what RunTimeCreate prints until the last one to hold that
+# pipe is gone, and the container, which waits for RunTimeStart, holds it: with the guide's line each
+# task hangs. So the container's output goes into a file in the job's directory (there is no way to
+# the task's own), its input is empty, its exit status is lost, and Slurm asks over and over whether
+# it still runs.
 """
 
 STATE_TEXT = f"""\
@@ -67,7 +71,8 @@ def oci(tool: str, mode: str) -> str:
     state = STATE
     if mode == "create-start":
         lines = (
-            f'RunTimeCreate="{MAKE} && exec {call} --root={state} create {bundle} {NAME}"\n'
+            f'RunTimeCreate="{MAKE} && exec {call} --root={state} create {bundle} {NAME}'
+            f' </dev/null >>container-%j.%s.%t.out 2>&1"\n'
             f'RunTimeStart="exec {call} --root={state} start {NAME}"\n'
         )
         why = CREATE_START

@@ -19,6 +19,7 @@ from slurm_oci.problems import nearest
 from slurm_oci.values import Runtime
 
 BUILT_IN = "slurm-oci"
+LISTS = ("accepts", "executables", "carries", "private", "variables", "version")  # of a Runtime
 
 
 class Manager(pluggy.PluginManager):
@@ -211,6 +212,12 @@ def fault_of(runtime: Any, found: list[Found]) -> str:
     """What keeps `runtime` from being used beside those `found`; empty for nothing."""
     if not isinstance(runtime, Runtime):
         return f"slurm_oci_runtimes() gave {type(runtime).__name__}, not a Runtime"
+    if not isinstance(runtime.name, str) or not runtime.name:
+        return f"its name is {runtime.name!r}: expected a text"
+    for field in LISTS:
+        value = getattr(runtime, field)
+        if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
+            return f"its `{field}` is {value!r}: expected a tuple of texts"
     unknown = [kind for kind in runtime.accepts if kind not in KINDS]
     if unknown:
         near = nearest(unknown[0], list(KINDS))

@@ -31,7 +31,7 @@ def resolve(root: str, path: str) -> tuple[str, bool]:
             continue
         try:
             target = os.readlink(root + "/" + "/".join([*done, part]))
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # or no name that a file can have
             return missing(done, part, todo)
         except OSError as error:
             done.append(part)
@@ -69,6 +69,11 @@ def find_command(root: str, command: str, path: str, cwd: str = "/") -> str:
         if there and not os.path.isdir(root + inside):
             return candidate
     return ""
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Whether `path` is `folder` or in it, both absolute and normal."""
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 class Cover(Value):

@@ -210,7 +210,8 @@ class Plan(Value):
     folders: tuple[str, ...] = ()  # relative to the private directory, parents first
     links: tuple[tuple[str, str], ...] = ()  # (name relative to it, what it points to)
     files: tuple[File, ...] = ()
-    prepare: tuple[tuple[str, ...], ...] = ()  # commands before, each with env; one fails: 125
+    prepare: tuple[tuple[str, ...], ...] = ()  # commands before, each with env; one fails: 126
+    required: "Mapping[str, str]" = {}  # directory that must be there then -> what is refused if not
     cleanup: tuple[tuple[str, ...], ...] = ()  # commands after, however the container ended
     notes: tuple[str, ...] = ()  # warnings for the user, a line each
 

@@ -1,7 +1,7 @@
 """Apptainer: directories, bundles, SIF and squashfs files, without root."""
 
 from slurm_oci import Container, Plan, Runtime
-from slurm_oci.container import IMAGES_OWN, require_utf8
+from slurm_oci.container import IMAGES_OWN, require_utf8, workdir_in
 from slurm_oci.job import STANDARD_PATH
 
 
@@ -25,10 +25,9 @@ def slurm_oci_runtimes() -> list[Runtime]:
 
 def probe(executable: str) -> dict[str, bool]:
     """Which of the options that came and went this version knows (`apptainer help exec`)."""
-    import subprocess  # tasks take the answer from the catalog
+    from slurm_oci.ask import answer  # tasks take the answer from the catalog
 
-    found = subprocess.run([executable, "help", "exec"], capture_output=True, text=True, check=False)
-    return {"cwd": "--cwd" in found.stdout}
+    return {"cwd": "--cwd" in answer(executable, "help", "exec")}
 
 
 def plan(container: Container) -> Plan:
@@ -47,6 +46,8 @@ def plan_for(container: Container, name: str, env_prefix: str) -> Plan:
         # Home, /tmp and the job's directory apptainer binds itself, if it can and the site lets it.
         if mount.wish or mount.why not in ("home", ""):
             options += ["--mount", mount_text(mount.source, mount.target, mount.readonly)]
+    if image.root and container.workdir_wished:
+        workdir_in(container)  # refuses what is not there; apptainer itself would end with 255
     options += ["--cwd" if container.probed.get("cwd", True) else "--pwd", container.workdir]
     env = {**image.env, **container.env, **container.own}
     # What apptainer takes for its own process is told to the container by another name.

@@ -11,6 +11,7 @@ from slurm_oci import Container, Mount, Plan, Runtime, SettingRefused
 from slurm_oci.choose import find_executable
 from slurm_oci.container import placed, workdir_in
 from slurm_oci.job import STANDARD_PATH
+from slurm_oci.rootfs import is_below
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,10 +35,9 @@ def slurm_oci_runtimes() -> list[Runtime]:
 
 def probe(executable: str) -> dict[str, bool]:
     """Which of the options that came and went this version knows (`ch-run --help`)."""
-    import subprocess  # the task's path has no use for it
+    from slurm_oci.ask import answer  # tasks take the answer from the catalog
 
-    found = subprocess.run([executable, "--help"], capture_output=True, text=True, check=False)
-    return {"write-fake": "--write-fake" in found.stdout + found.stderr}
+    return {"write-fake": "--write-fake" in answer(executable, "--help")}
 
 
 def plan(container: Container) -> Plan:
@@ -69,11 +69,16 @@ def plan(container: Container) -> Plan:
         note = "without squashfuse and fusermount3 on the node no signal reaches the command"
         return Plan(argv, env, notes=(*notes, note))
     squash, unmount = squashfuse
+    required = {}
+    if container.workdir_wished and not any(is_below(workdir, mount.target) for mount in mounts):
+        label = settings.origins["workdir"]
+        required = {place + workdir: f"{label} is `{workdir}`, which is not in `{image.name}`"}
     return Plan(
         argv,
         env,
         folders=("image",),
         prepare=((squash, "-o", "ro", image.path, place),),
+        required=required,
         cleanup=((unmount, "-u", "-z", place),),
         notes=notes,
     )

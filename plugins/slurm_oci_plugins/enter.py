@@ -163,12 +163,24 @@ def become(workdir: str, command: list[str], env: dict[str, str]) -> None:
         except OSError as error:
             found = error if found is None or isinstance(found, FileNotFoundError) else found
     if found is None or isinstance(found, (FileNotFoundError, NotADirectoryError)):
-        fail(127, f"the image has no `{program}`, or not the interpreter in its first line")
-    fail(126, f"cannot start `{program}` in the image: {found.strerror}")
+        fail(
+            127,
+            f"the image has no `{program}`, or not the interpreter in its first line",
+            f"a name is looked up in the container's PATH: {env.get('PATH', '')}",
+        )
+    fail(
+        126,
+        f"cannot start `{program}` in the image: {found.strerror}",
+        "it must be executable, and a program for this node's kind of machine or a script with `#!`",
+    )
 
 
 def fail(status: int, message: str, *hints: str) -> "NoReturn":
-    lines = "\n  ".join([f"slurm-oci: error: {message}", *hints])
+    code = {125: "setting-refused", 126: "runtime-failed", 127: "command-missing"}[status]
+    hints = hints or ("another runtime may: `slurm-oci-plugins list` shows what this node has",)
+    visible = ("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text) for text in (message, *hints))
+    first, *rest = visible
+    lines = "\n  ".join([f"slurm-oci: error: {first} [{code}]", *rest])
     sys.stderr.buffer.write(os.fsencode(lines) + b"\n")
     sys.exit(status)
 

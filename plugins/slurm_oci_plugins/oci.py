@@ -8,9 +8,10 @@ control groups but Slurm's. Source of the fields: the OCI Runtime Specification,
 import os
 
 from slurm_oci import Container, File, Mount, Plan
-from slurm_oci.container import is_below, placed, require_utf8, workdir_in
+from slurm_oci.bundle import is_bind
+from slurm_oci.container import placed, require_utf8, workdir_in
 from slurm_oci.job import STANDARD_PATH
-from slurm_oci.rootfs import Cover, cover, covers
+from slurm_oci.rootfs import Cover, cover, covers, is_below
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,15 +34,19 @@ def plan_for(container: Container, name: str, options: tuple[str, ...]) -> Plan:
     keep = container.settings.writable == "no"
     # Where the image may change, the runtime makes the mount points in it.
     needed = covers(image, mounts, lacking) if keep else ()
+    if needed and needed[0].parent != "/":
+        # The image's own directory must stay as it is below the mounts: they are brought back from it.
+        needed = (cover(image, "/", [], {mount.target for mount in mounts}), *needed)
     laid = [Laid(image, one, f"bundle/cover{n}") for n, one in enumerate(needed)]
     root = next((os.path.join(private, one.place) for one in laid if one.cover.parent == "/"), image)
     binds = [bind for one in laid for bind in one.binds(private)]
+    size = os.get_terminal_size(0) if terminal else None
     if terminal:
         console = Mount(os.devnull, "/dev/console")
         laid.append(Laid("", cover("", "/dev", [console], {console.target}), "bundle/dev"))
         after = next(n for n, mount in enumerate(mounts) if mount.target == "/dev")
         mounts = (*mounts[:after], *laid[-1].binds(private), *mounts[after + 1 :])
-    config = config_for(container, root, workdir, terminal, (*binds, *mounts))
+    config = config_for(container, root, workdir, size, (*binds, *mounts))
     executable = container.executables[name]
     state = ("--root", os.path.join(private, "state"))
     bundle = ("--bundle", os.path.join(private, "bundle"))
@@ -97,7 +102,7 @@ def preserved(container: Container) -> tuple[str, ...]:
 
 
 def config_for(
-    container: Container, root: str, workdir: str, terminal: bool, mounts: tuple[Mount, ...]
+    container: Container, root: str, workdir: str, size: "os.terminal_size | None", mounts: tuple[Mount, ...]
 ) -> bytes:
     """The task's config.json."""
     import json  # here and not above: `list` and `show` need none of it
@@ -113,9 +118,11 @@ def config_for(
         "args": list(container.command),
         "env": [f"{name}={value}" for name, value in env.items()],
         "cwd": workdir,
-        "terminal": terminal,
+        "terminal": size is not None,
         "user": ids,
     }
+    if size:
+        process["consoleSize"] = {"height": size.lines, "width": size.columns}
     config = {key: value for key, value in given.items() if key not in ("linux", "mounts", "hostname")}
     config |= {
         "process": process,
@@ -135,17 +142,13 @@ def mapping(inside: int, outside: int) -> dict[str, int]:
 
 
 def kept_mounts(container: Container) -> "list[dict[str, Any]]":
-    """The bundle's own mounts, less those of kernel file systems, which are the host's here."""
-    kept = []
-    for mount in container.image.config.get("mounts", []):
-        place = mount.get("destination", "")
-        if any(is_below(place, folder) for folder in HOST):
-            continue
-        source = mount.get("source", "")
-        if mount.get("type") == "bind" or {"bind", "rbind"} & set(mount.get("options", [])):
-            mount = {**mount, "source": os.path.join(container.image.path, source)}
-        kept.append(mount)
-    return kept
+    """The bundle's own mounts of file systems, less the kernel's, which are the host's here. Its
+    bind mounts are among the container's."""
+    return [
+        mount
+        for mount in container.image.config.get("mounts", [])
+        if not is_bind(mount) and not any(is_below(mount["destination"], folder) for folder in HOST)
+    ]
 
 
 def bind(mount: Mount) -> "dict[str, Any]":

@@ -68,6 +68,7 @@ def slurm(installed):
     """A Slurm with the shipped oci.conf, and nothing left of the test before."""
     shipped = installed.path("/etc/slurm/oci.conf").read_text()
     yield Slurm(installed)
+    installed.cancel_jobs()
     installed.set_oci_conf(shipped)
     installed.run(["rm", "-rf", "/home/alice/.slurm-oci-run", "/opt/slurm-oci/site.toml"], user="root")
 

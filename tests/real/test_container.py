@@ -197,7 +197,7 @@ def test_a_workdir_that_cannot_be_had_is_refused(slurm, pair):
     )
     assert out == b""
     assert b"/no/such/place" in err
-    # Into a SIF or squashfs file only apptainer itself can look, and 255 is its own failure.
+    # Into a SIF or squashfs file only apptainer itself looks, and 255 is its own failure.
     assert status == (255 if runtime == "apptainer" and "busybox" in image else 125)
 
 
@@ -291,10 +291,32 @@ def test_the_guides_line_with_exec_quotes_and_an_environment_file_works(slurm, p
     assert (status, out) == (0, b"here\n")
 
 
+# Slurm runs these three as root; before 25.05 it wants all of them here.
+WITH_CONFIG_JSON = (
+    "IgnoreFileConfigJson=false",
+    f'RunTimeRun="exec {GUIDES_LINE}"',
+    'RunTimeQuery="/bin/false"',
+    'RunTimeKill="/bin/true"',
+    'RunTimeDelete="/bin/true"',
+)
+
+
+@pytest.mark.parametrize("runtime", ["unshare", "crun", "runc"])
+def test_slurms_own_config_json_works_for_a_batch_script(slurm, runtime):
+    """Slurm names the script in its config.json, and binds it. (ch-run cannot make the mount points
+    that Slurm wants, which are files: it refuses them by name.)"""
+    slurm.oci_conf(*WITH_CONFIG_JSON)
+    slurm.root.write("/opt/slurm-oci/site.toml", f'[defaults]\nruntime = "{runtime}"\n')
+    script = b"#!/bin/sh\nhead -n1 /etc/os-release\necho $MINE\nexit 3\n"
+    status, out = slurm.batch(script, f"--container={IMAGES['oci-bundle']}", MINE="here")
+    assert status == 3
+    assert out.startswith(b"ID=busybox\nhere\n")
+
+
 @pytest.mark.parametrize("runtime", ["unshare", "crun", "runc", "charliecloud"])
 def test_slurms_own_config_json_works(slurm, runtime):
     """With IgnoreFileConfigJson=false the bundle is the task's spool directory, made by Slurm."""
-    slurm.oci_conf("IgnoreFileConfigJson=false", f'RunTimeRun="exec {GUIDES_LINE}"')
+    slurm.oci_conf(*WITH_CONFIG_JSON)
     slurm.root.write("/opt/slurm-oci/site.toml", f'[defaults]\nruntime = "{runtime}"\n')
     words = ["it's", "a b", ""]
     status, out, _ = slurm.srun(

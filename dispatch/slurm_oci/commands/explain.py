@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -14,13 +14,25 @@ SECRET = ("TOKEN", "SECRET", "PASSW", "PASSPHRASE", "CREDENTIAL", "API_KEY", "AP
 
 @click.command("explain", context_settings={"allow_interspersed_args": False})
 @click.option("--json", "as_json", is_flag=True, help="Print an object.")
+@click.option("--oci-conf", metavar="FILE", help="The shell's line that Slurm would make of this oci.conf.")
+@click.option("--slurm-version", metavar="V", help="With --oci-conf: this release.  [default: the installed]")
 @click.argument("image")
 @click.argument("words", metavar="[-- COMMAND...]", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
-def command(prefix: str, as_json: bool, image: str, words: tuple[str, ...]) -> None:
+def command(
+    prefix: str,
+    as_json: bool,
+    oci_conf: str | None,
+    slurm_version: str | None,
+    image: str,
+    words: tuple[str, ...],
+) -> None:
     """What would be done for IMAGE and COMMAND here, and why. Nothing is started.
 
     Without a COMMAND it is /bin/sh. The settings are taken from this shell's SLURM_OCI_ variables.
+
+    With --oci-conf it is what comes before: the line that Slurm would give to /bin/sh and the words
+    that the shell would make of it; exit status 1 if they are not what the user wrote.
     """
     from slurm_oci import state
     from slurm_oci.problems import Problem
@@ -28,6 +40,8 @@ def command(prefix: str, as_json: bool, image: str, words: tuple[str, ...]) -> N
 
     trace: list[tuple[str, str, str]] = []
     words = without_dashes(words) or ("/bin/sh",)
+    if oci_conf is not None:
+        show_launch(oci_conf, slurm_version, image, words, as_json)
     try:
         shown = as_data(decision_for(prefix, image, words, trace, state.propose), trace)
     except Problem as problem:
@@ -37,6 +51,36 @@ def command(prefix: str, as_json: bool, image: str, words: tuple[str, ...]) -> N
     else:
         click.echo("\n".join(as_text(shown)))
     sys.exit(1 if "error" in shown else 0)
+
+
+def show_launch(
+    path: str, slurm_version: str | None, image: str, words: tuple[str, ...], as_json: bool
+) -> NoReturn:
+    """Prints the shell's line and its words, and ends."""
+    import attrs
+
+    from slurm_oci.commands.oci_conf import release
+    from slurm_oci.launch import launch
+    from slurm_oci.problems import visible
+
+    shown = launch(path, release(slurm_version), image, words)
+    if as_json:
+        click.echo(json.dumps(attrs.asdict(shown), indent=2))
+        sys.exit(1 if shown.faults else 0)
+    where = f"{shown.key}, {shown.file}:{shown.line}, Slurm {shown.slurm_version}"
+    lines = [click.style("/bin/sh -c", bold=True) + f"  ({where})", f"  {visible(shown.shell)}"]
+    if shown.words is not None:
+        lines += [
+            click.style("words", bold=True),
+            *(f"  {shlex.quote(visible(word))}" for word in shown.words),
+        ]
+    if shown.command is not None:
+        lines += [click.style("command", bold=True) + "  (as the entry point reads it)"]
+        lines += [f"  {shlex.quote(visible(word))}" for word in shown.command]
+    if shown.words is None and shown.command is None:
+        lines += [f"  the shell does more with it than take its words: {visible(shown.acts)}"]
+    click.echo("\n".join([*lines, *(f"fault: {visible(fault)}" for fault in shown.faults)]))
+    sys.exit(1 if shown.faults else 0)
 
 
 def as_data(decision: Any, trace: list[tuple[str, str, str]]) -> dict[str, Any]:

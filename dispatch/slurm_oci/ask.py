@@ -1,0 +1,28 @@
+"""Asking a program what it is: the one place where one is started to find something out."""
+
+import os
+import subprocess
+
+from slurm_oci.job import STANDARD_PATH
+
+
+def answer(*argv: str) -> str:
+    """What the program prints, on stdout and stderr; empty if it cannot be started or hangs.
+
+    Its environment is bare and the same wherever it is asked from: a task of Slurm's may have no
+    HOME or USER, without which some programs tell nothing but that.
+    """
+    env = {"PATH": STANDARD_PATH, "HOME": "/", "USER": str(os.geteuid()), "LANG": "C.UTF-8"}
+    try:
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=20,  # seconds; a program on a file system that hangs
+            check=False,
+            env=env,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.decode(errors="replace")
