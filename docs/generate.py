@@ -19,6 +19,7 @@ import slurm_oci_plugins as plugins
 from slurm_oci.choose import ORDER
 from slurm_oci.cli import COMMANDS
 from slurm_oci.image import KINDS
+from slurm_oci.lint import CODES
 from slurm_oci.problems import Problem
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -86,6 +87,12 @@ def errors() -> str:
     return "\n".join(lines)
 
 
+def findings() -> str:
+    """Every code of `lint`, by severity."""
+    rows = [f"| `{name}` | {severity} | {meaning} |" for name, (severity, meaning) in CODES.items()]
+    return "\n".join(["| code | severity | meaning |", "|---|---|---|", *rows, ""])
+
+
 def example() -> str:
     text = (PROJECT / "docs" / "example_plugin.py").read_text(encoding="utf-8")
     return f"```python\n{text}```\n"
@@ -150,7 +157,14 @@ def code(text: str) -> str:
     return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 
-PARTS = {"commands": commands, "kinds": kinds, "runtimes": runtimes, "errors": errors, "example": example}
+PARTS = {
+    "commands": commands,
+    "kinds": kinds,
+    "runtimes": runtimes,
+    "errors": errors,
+    "example": example,
+    "findings": findings,
+}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -4,7 +4,7 @@
 #     bash tests/run.sh [--without-slurm] [-- PYTEST-ARGUMENT...]
 #
 # On a fresh Debian-like machine it installs what is missing. The tests on a real Slurm need root:
-# they build Debian root file systems in ~/.cache/slurm-oci, once, and run all of Slurm in
+# they build Debian root file systems in ~/.cache/slurm-oci, once, a few GB, and run all of Slurm in
 # namespaces of its own. --without-slurm leaves them out.
 set -euo pipefail
 shopt -s inherit_errexit

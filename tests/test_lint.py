@@ -95,9 +95,7 @@ def test_the_files_beside_it_are_read(linted):
         slurm="NodeName=n1 CPUs=2\nLaunchParameters=enable_nss_slurm\n",
         cgroup="# c\nSignalChildrenProcesses=yes\n",
         plugstack="include plug*.d.conf\n",
-        **{
-            "plugs.d": "# pyxis\nrequired /usr/lib/slurm/spank_pyxis.so runtime_path=/run\noptional other.so\n"
-        },
+        **{"plugs.d": "# pyxis\nrequired /usr/lib/slurm/spank_pyxis.so a=/run\noptional other.so\n"},
     )
     assert found == [
         ("cgroup.conf", 2, "signals-twice"),
@@ -196,14 +194,16 @@ GUIDE = {
     ("crun", "run"): f"4 {AT_END}, 5 {AT_END}, 6 {AT_END}, 7 {SAME} no-exec",
     ("crun", "create-start"): f"""
         4 {AT_END}, 5 {AT_END}, 6 {AT_END}, 7 {SAME} create-hangs, 8 user-in-name run-user""",
-    ("nvidia-container-runtime", "run"): f"4 {AT_END}, 5 {AT_END}, 6 {AT_END}, 7 {SAME} no-gpu no-exec",
+    ("nvidia-container-runtime", "run"): f"""
+        4 {AT_END}, 5 {AT_END}, 6 {AT_END}, 7 {SAME} no-gpu no-exec""",
     ("nvidia-container-runtime", "create-start"): f"""
         4 {AT_END}, 5 {SAME} create-hangs, 6 user-in-name run-user, 7 {AT_END}, 8 {AT_END}""",
     ("singularity", "run"): "1 env-file-off, 5 unquoted no-exec, 6 no-effect, 7 no-effect",
     ("singularity-4.0-oci", "run"): f"""
         4 {SUDO_AT_END}, 5 sudo unquoted user-in-name no-exec, 6 {SUDO_AT_END}, 7 {SUDO_AT_END}""",
     ("singularity-3.8-oci", "create-start"): """
-        1 incomplete, 4 unknown-key, 5 unknown-key, 6 unknown-key, 7 unknown-key, 8 unknown-key stray-quote""",
+        1 incomplete, 4 unknown-key, 5 unknown-key, 6 unknown-key, 7 unknown-key,
+        8 unknown-key stray-quote""",
     ("charliecloud", "run"): """
         3 env-file-newline, 6 unquoted no-exec, 7 no-effect, 8 no-effect""",
     ("enroot", "run"): "3 env-file-newline, 6 unquoted no-exec, 7 no-effect, 8 no-effect",
@@ -234,6 +234,8 @@ def test_all_examples_of_the_guide_are_there():
 
 # The command.
 
+REASON = "Slurm leaves out each variable that contains a line break (exported shell functions do)"
+
 
 def run(*words):
     return CliRunner().invoke(cli, ["lint", *words])
@@ -244,8 +246,7 @@ def test_a_finding_is_one_line(tmp_path):
     path = tmp_path / "oci.conf"
     path.write_text(CLEAN.replace("null", "newline"))
     done = run(str(path), "--slurm-version", "26.05.5")
-    reason = "Slurm leaves out each variable that contains a line break (exported shell functions do)"
-    assert done.output == f"{path}:4: env-file-newline warning {reason}; CreateEnvFile=null\n"
+    assert done.output == f"{path}:4: env-file-newline warning {REASON}; CreateEnvFile=null\n"
     assert done.exit_code == 1
 
 
@@ -258,7 +259,7 @@ def test_json_has_the_same(tmp_path):
             "file": str(path),
             "line": 4,
             "code": "env-file-newline",
-            "message": "Slurm leaves out each variable that contains a line break (exported shell functions do)",
+            "message": REASON,
             "cure": "CreateEnvFile=null",
             "severity": "warning",
         }

@@ -113,8 +113,8 @@ def parse(content: bytes) -> dict[str, str]:
 
     In the newline form Slurm leaves out variables that contain a newline.
     """
-    separator = b"\0" if b"\0" in content else b"\n"
-    pairs = (os.fsdecode(entry).partition("=") for entry in content.split(separator))
+    separator = "\0" if b"\0" in content else "\n"
+    pairs = (entry.partition("=") for entry in os.fsdecode(content).split(separator))
     return {name: value for name, equals, value in pairs if equals and name}
 
 

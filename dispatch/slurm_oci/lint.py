@@ -331,8 +331,9 @@ def useless(conf: Conf, path: str, version: Version) -> Iterator[Finding]:
 
 def doubtful(conf: Conf, path: str, version: Version) -> Iterator[Finding]:
     """What Slurm takes and hardly anybody means."""
+    broken = {(fault.file, fault.line) for fault in conf.faults if fault.kind == "syntax"}
     for entry in conf.entries:
-        if '"' in entry.value:
+        if '"' in entry.value and (entry.file, entry.line) not in broken:
             message = f"the double quote belongs to the value, `{entry.value}`"
             yield by(entry, "stray-quote", message, "put the whole value between two of them")
     for key in accepted.KEYS:

@@ -30,16 +30,18 @@ HEAD = """\
 # which tmpfiles.d does with the line:       d {base} 1777 root root -
 """
 
+TO_FILE = "</dev/null >>container-%j.%s.%t.out 2>&1"
+
 RUN = """\
 # `run` instead of `create` and `start`: Slurm need not ask every second whether it still runs.
 """
 
 CREATE_START = """\
-# Take `--mode run` if you can. Slurm reads what RunTimeCreate prints until the last one to hold that
-# pipe is gone, and the container, which waits for RunTimeStart, holds it: with the guide's line each
-# task hangs. So the container's output goes into a file in the job's directory (there is no way to
-# the task's own), its input is empty, its exit status is lost, and Slurm asks over and over whether
-# it still runs.
+# If there is a `run`, take it. Slurm reads what RunTimeCreate prints until nobody holds that pipe any
+# more, and the container, which waits for RunTimeStart, holds it: with the guide's line each task
+# hangs. So the container's output goes into a file in the job's directory (there is no way to the
+# task's own), its input is empty, its exit status is lost, and Slurm asks over and over whether it
+# still runs.
 """
 
 STATE_TEXT = f"""\
@@ -72,7 +74,7 @@ def oci(tool: str, mode: str) -> str:
     if mode == "create-start":
         lines = (
             f'RunTimeCreate="{MAKE} && exec {call} --root={state} create {bundle} {NAME}'
-            f' </dev/null >>container-%j.%s.%t.out 2>&1"\n'
+            f' {TO_FILE}"\n'
             f'RunTimeStart="exec {call} --root={state} start {NAME}"\n'
         )
         why = CREATE_START
@@ -138,9 +140,9 @@ def singularity(version: str) -> str:
     if version == "4.0":
         lines = f"RunTimeRun=\"exec {call} run --bundle '%b' {NAME}\"\n"
     else:
-        text += SINGULARITY_3_8_TEXT
+        text += SINGULARITY_3_8_TEXT + CREATE_START
         lines = (
-            f"RunTimeCreate=\"exec {call} create --bundle '%b' {NAME}\"\n"
+            f"RunTimeCreate=\"exec {call} create --bundle '%b' {NAME} {TO_FILE}\"\n"
             f'RunTimeStart="exec {call} start {NAME}"\n'
         )
     ends = (

@@ -94,6 +94,12 @@ class ImageBroken(Problem):
     area = "image"
 
 
+class PullRefused(Problem):
+    """The image lies in a registry, and the site does not allow to fetch it from there."""
+
+    area = "site"
+
+
 class HookUnsafe(Problem):
     """`~/.slurm-oci-run` could have been written by somebody else, or is no program."""
 

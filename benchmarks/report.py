@@ -1,0 +1,69 @@
+"""The figures as text and as a picture."""
+
+from typing import Any
+
+
+def text(figures: dict[str, Any]) -> str:
+    machine = figures["machine"]
+    lines = [
+        f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, {figures['python']}",
+        f"{figures['rounds']} rounds of {figures['starts']} starts; medians, and the middle half of all",
+        "",
+        *table(figures["alone"]),
+        "",
+        *table(figures["growth"]),
+        "",
+        f"{'started together':40} {'tasks':>6} {'all ended':>11} {'cpu a task':>11} {'calls a task':>13}",
+    ]
+    for row in figures["at once"]:
+        lines.append(
+            f"{row['name']:40} {row['tasks']:6} {row['until all ended ms']:8.1f} ms"
+            f" {row['cpu ms a task']:8.2f} ms {shown(row['calls a task']):>13}"
+        )
+    for row in figures.get("slurm", []):
+        lines.append(
+            f"{row['what']:40} {row['ms']:8.1f} ms {row['quartiles'][0]:8.1f} … {row['quartiles'][1]:.1f}"
+        )
+    return "\n".join(lines)
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    head = f"{'':40} {'median':>11} {'middle half':>17} {'of bare':>8} {'file-system calls':>18}"
+    return [
+        head,
+        *(
+            f"{row['what']:40} {row['ms']:8.2f} ms {row['quartiles'][0]:8.2f} … {row['quartiles'][1]:6.2f}"
+            f" {row['of bare']:8.2f} {shown(row['calls']):>18}"
+            for row in rows
+        ),
+    ]
+
+
+def shown(calls: int | None) -> str:
+    return "no strace" if calls is None else str(calls)
+
+
+def svg(rows: list[dict[str, Any]]) -> str:
+    """Bars of the medians, with a line over the middle half of all."""
+    height, left, width = 26, 300, 420
+    scale = width / max(row["quartiles"][1] for row in rows)
+    parts = []
+    for number, row in enumerate(rows):
+        y = 20 + number * height
+        low, high = (left + q * scale for q in row["quartiles"])
+        middle = y + height / 2 - 4
+        parts += [
+            f'<text x="{left - 8}" y="{middle + 4:.0f}" text-anchor="end">{escaped(row["what"])}</text>',
+            f'<rect x="{left}" y="{y}" width="{row["ms"] * scale:.1f}" height="{height - 8}" fill="#6a8caf"/>',
+            f'<path d="M{low:.1f} {middle:.1f}H{high:.1f}" stroke="#222" stroke-width="2"/>',
+            f'<text x="{max(high, left + row["ms"] * scale) + 6:.1f}" y="{middle + 4:.0f}">{row["ms"]:.1f} ms</text>',
+        ]
+    size = f'width="{left + width + 90}" height="{40 + len(rows) * height}"'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">\n'
+        '<rect width="100%" height="100%" fill="white"/>\n' + "\n".join(parts) + "\n</svg>\n"
+    )
+
+
+def escaped(words: str) -> str:
+    return words.replace("&", "&amp;").replace("<", "&lt;")

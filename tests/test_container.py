@@ -1,0 +1,231 @@
+"""From request, job, image and settings to the container: `slurm_oci.container`."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from conftest import container, job, request
+
+from slurm_oci.container import build, placed, require_utf8, workdir_in
+from slurm_oci.problems import ArgumentRefused, CommandMissing, RequestMalformed, SettingRefused
+from slurm_oci.values import STEP_KINDS, Image, Mount, Settings
+
+BATCH = next(number for number, kind in STEP_KINDS.items() if kind == "batch")
+TMP = Mount("/tmp", "/tmp", wish=False, why="/tmp")
+
+
+@pytest.fixture
+def root(tmp_path):
+    """An image with a few places of its own."""
+    root = tmp_path / "image"
+    for folder in ("bin", "etc", "opt/tools/bin", "work", "tmp"):
+        (root / folder).mkdir(parents=True)
+    for program in ("bin/sh", "opt/tools/bin/tool"):
+        (root / program).write_text("")
+    (root / "link").symlink_to("/work")
+    return root
+
+
+@pytest.fixture
+def host(tmp_path):
+    """Directories of the host's that no image has."""
+    for name in ("home", "job", "data"):
+        (tmp_path / "host" / name).mkdir(parents=True)
+    return tmp_path / "host"
+
+
+@pytest.fixture
+def outside():
+    """The same outside /tmp, which is mounted whole."""
+    folder = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    for name in ("home/below", "job"):
+        (folder / name).mkdir(parents=True)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def rootfs(root) -> Image:
+    return Image(str(root), "rootfs", str(root), str(root))
+
+
+def built(root, *command, env=None, step=3, cwd="/", home="/no/home", spool="/spool", **wished):
+    wished = {{"env_profile": "env", "home_wish": "home"}.get(name, name): v for name, v in wished.items()}
+    origins = {name: f"SLURM_OCI_{name.upper()}" for name in wished}
+    told = job(env, cwd=str(cwd), home=str(home))
+    asked = request(str(root), *(command or ("/bin/sh",)), step=step, spool=str(spool))
+    return build(asked, told, rootfs(root), Settings(**wished, origins=origins))
+
+
+def wish(source, target, readonly=False):
+    return Mount(str(source), target, readonly, True, "SLURM_OCI_MOUNTS")
+
+
+# Variables
+
+ENV = {
+    "HOME": "/home/alice", "PATH": "/job/bin", "LD_LIBRARY_PATH": "/l", "LD_PRELOAD": "/p", "LD_AUDIT": "/a",
+    "SLURM_JOB_ID": "42", "PMIX_RANK": "0", "CUDA_VISIBLE_DEVICES": "0", "MYVAR": "1", "BASH_FUNC_x%%": "() { :\n}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("profile", "names"),
+    [
+        ("job", ["HOME", "SLURM_JOB_ID", "PMIX_RANK", "CUDA_VISIBLE_DEVICES", "MYVAR", "BASH_FUNC_x%%"]),
+        ("slurm", ["SLURM_JOB_ID", "PMIX_RANK", "CUDA_VISIBLE_DEVICES"]),
+        ("all", list(ENV)),
+        ("none", []),
+    ],
+)
+def test_the_profile_says_which_variables_the_container_gets(root, profile, names):
+    """Their values unchanged; what the image has its own of is left to it unless all are wanted."""
+    assert built(root, env=ENV, env_profile=profile).env == {name: ENV[name] for name in names}
+
+
+def test_a_definition_s_variables_are_laid_over_all(root):
+    """Also over a profile that gives none, and also PATH."""
+    made = built(root, env=ENV, env_profile="none", variables={"PATH": "/mine", "MYVAR": "2"})
+    assert made.env == {"PATH": "/mine", "MYVAR": "2"}
+
+
+# Mounts
+
+
+def test_home_and_the_job_s_directory_are_mounted_at_their_own_paths(root, outside):
+    """As defaults: what cannot be had is left out."""
+    home, work = outside / "home", outside / "job"
+    made = built(root, home=home, cwd=work)
+    assert sorted(made.mounts, key=lambda mount: mount.why) == [
+        TMP,
+        Mount(str(home), str(home), wish=False, why="home"),
+        Mount(str(work), str(work), wish=False, why="the job's directory"),
+    ]
+    assert [mount.why for mount in built(root, home=home, cwd=home / "below").mounts] == ["/tmp", "home"]
+    assert built(root, home=home, home_wish="none").mounts == (TMP,)
+
+
+@pytest.mark.parametrize("place", ["/usr/bin", "/etc", "/proc/self", "/", "/no/where"])
+def test_the_host_s_system_is_never_laid_over_the_image_s(root, place):
+    """A job that was submitted from /usr/bin has its image's /usr/bin."""
+    assert built(root, home=place, cwd=place).mounts == (TMP,)
+
+
+def test_a_wish_takes_the_place_of_a_default(root, host):
+    """What is asked for at /tmp or the home's path is what is there."""
+    made = built(root, home="/srv", mounts=(wish(host / "data", "/tmp"),))
+    assert [mount for mount in made.mounts if mount.target == "/tmp"] == [wish(host / "data", "/tmp")]
+
+
+def test_mounts_are_in_the_order_to_mount(root, host):
+    """Outer ones first, however they were asked for."""
+    made = built(root, mounts=(wish(host, "/work/a/b"), wish(host, "/work"), wish(host, "/work/a")))
+    assert [mount.target for mount in made.mounts] == ["/tmp", "/work", "/work/a", "/work/a/b"]
+
+
+def test_the_batch_script_is_mounted_where_slurm_put_it(root, tmp_path):
+    """In Slurm's spool directory, which no container has; read-only."""
+    script = tmp_path / "slurm_script"
+    script.write_text("")
+    mount = Mount(str(script), str(script), True, True, "the batch script")
+    assert mount in built(root, str(script), step=BATCH).mounts
+    assert mount not in built(root, "/bin/sh", step=0).mounts
+
+
+# The command
+
+
+def test_a_program_that_the_image_has_is_left_alone(root):
+    """Absolute and there, or a name that the runtime looks up."""
+    for command in (("/bin/sh", "-c", ""), ("anything",), ("./here",), ("",)):
+        assert built(root, *command).command == command
+
+
+def test_a_program_in_a_mount_is_not_looked_for_in_the_image(root, host):
+    """It comes from the host."""
+    made = built(root, "/data/tool", mounts=(wish(host, "/data"),))
+    assert made.command == ("/data/tool",)
+
+
+def test_a_path_from_the_submit_host_is_named_or_replaced(root):
+    """SLURM_OCI_COMMAND=in-image takes the last component from the image's PATH."""
+    with pytest.raises(CommandMissing) as caught:
+        built(root, "/usr/bin/sh", "-c", "x")
+    assert caught.value.lines() == [
+        f"slurm-oci: error: the image `{root}` has no `/usr/bin/sh` [command-missing]",
+        "  srun looks a bare `sh` up on the submit host and passes what it finds there; the image has"
+        " `/bin/sh`: write that, or set SLURM_OCI_COMMAND=in-image",
+    ]
+    assert built(root, "/usr/bin/sh", "-c", "x", command="in-image").command == ("/bin/sh", "-c", "x")
+    with pytest.raises(CommandMissing, match="has no `/usr/bin/nothing`"):
+        built(root, "/usr/bin/nothing", command="in-image")
+
+
+def test_the_image_s_own_path_counts_where_the_job_has_none(root):
+    """As inside."""
+    image = rootfs(root).replace(config={"process": {"env": ["PATH=/opt/tools/bin", "A"]}})
+    asked, settings = request("/image", "/usr/bin/tool"), Settings(command="in-image")
+    assert build(asked, job({}), image, settings).command == ("/opt/tools/bin/tool",)
+
+
+def test_no_command_is_a_problem(root):
+    """An image alone says nothing to run."""
+    with pytest.raises(RequestMalformed, match="there is no command to run"):
+        build(request().replace(command=()), job(), rootfs(root), Settings())
+
+
+# Mounts in an image's root directory
+
+
+def test_targets_are_followed_in_the_image_and_missing_ones_are_told(root, host):
+    """A link in the image decides; what is not there has to be made."""
+    there, new = wish(host, "/link"), wish(host, "/new/place")
+    box = container(image=rootfs(root), mounts=(there, new))
+    followed = there.replace(target="/work")
+    assert placed(box) == ((followed, new), (new,))
+
+
+def test_what_would_be_made_in_another_mount_s_source_is_not(root, host):
+    """A default is left out, a wish is refused with the command that makes it possible."""
+    outer = wish(host, "/work")
+    there, missing = wish("/srv", "/work/data"), Mount("/srv", "/work/no", wish=False, why="home")
+    box = container(image=rootfs(root), mounts=(outer, there, missing))
+    assert placed(box) == ((outer, there), ())
+    with pytest.raises(SettingRefused) as caught:
+        placed(box.replace(mounts=(outer, wish("/srv", "/work/no"))))
+    assert caught.value.hints == (f"make it: mkdir -p {host}/no",)
+
+
+@pytest.mark.parametrize(
+    ("workdir", "mounts", "found"),
+    [
+        ("/work", (), "/work"),
+        ("/link", (), "/link"),
+        ("/bin/sh", (), "/"),
+        ("/no/where", (), "/"),
+        ("/new/data", (("", "/new"),), "/new/data"),
+        ("/new/no", (("", "/new"),), "/"),
+        ("/new/data/x", (("", "/new"), ("/data", "/new/data")), "/"),
+        ("/data", (("", "/"),), "/data"),
+    ],
+)
+def test_the_command_starts_where_that_is_a_directory(root, host, workdir, mounts, found):
+    """In the image or in the innermost mount; else in `/`, which is said."""
+    mounted = tuple(Mount(f"{host}{source}", target) for source, target in mounts)
+    notes = () if found == workdir else (f"the command starts in `/`: the image has no `{workdir}`",)
+    assert workdir_in(container(image=rootfs(root), mounts=mounted, workdir=workdir)) == (found, notes)
+
+
+def test_a_directory_that_was_asked_for_is_had_or_refused(root):
+    """Never replaced by `/`."""
+    asked_for = Settings(workdir="/no", origins={"workdir": "SLURM_OCI_WORKDIR"})
+    with pytest.raises(SettingRefused, match="SLURM_OCI_WORKDIR is `/no`, which is not in"):
+        workdir_in(container(image=rootfs(root), workdir="/no", settings=asked_for))
+
+
+def test_a_word_that_a_runtime_would_change_is_refused_by_name():
+    """Which word, and which runtimes would carry it."""
+    require_utf8("runc", container(command=("echo", "é", "\x01")))
+    with pytest.raises(ArgumentRefused, match=r"word 1 of the command is not UTF-8, and `runc` would change it"):
+        require_utf8("runc", container(command=("echo", os.fsdecode(b"\xff"))))

@@ -1,0 +1,117 @@
+"""`explain --oci-conf`: the line that Slurm would give to the shell, and what becomes of it."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from slurm_oci import guide
+from slurm_oci.cli import cli
+from slurm_oci.ociconf import multi
+
+COMMAND = ("echo", "it's", "")
+
+
+@pytest.fixture
+def explain(tmp_path):
+    """Explains a text as oci.conf; the exit status and the object."""
+
+    def run(text, version, image, *command):
+        (tmp_path / "oci.conf").write_text(text)
+        words = ["explain", "--json", "--oci-conf", f"{tmp_path}/oci.conf", "--slurm-version", version]
+        done = CliRunner().invoke(cli, [*words, image, "--", *command], catch_exceptions=False)
+        return done.exit_code, json.loads(done.output)
+
+    return run
+
+
+@pytest.mark.parametrize("version", ["23.02", "24.11.5", "25.05", "26.05.5"])
+def test_the_shipped_line_brings_every_word(explain, version):
+    """In each release, quoted rightly or not, the entry point reads what the user wrote."""
+    status, shown = explain(multi("/opt/slurm-oci"), version, "/a 'b", *COMMAND)
+    assert (status, shown["command"], shown["faults"]) == (0, list(COMMAND), [])
+    assert (shown["key"], shown["line"], shown["words"]) == ("RunTimeRun", 18, None)
+
+
+def test_the_guides_line_is_shown_word_by_word(explain, monkeypatch):
+    """As the shell takes it apart, where nothing in it acts."""
+    monkeypatch.setenv("SLURMD_NODENAME", "n1")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    status, shown = explain(guide.example("multi"), "26.05.5", "/images/x", *COMMAND)
+    user, uid = shown["words"][3:5]
+    spool = "/var/spool/slurmd/oci-job0-0"
+    assert status == 0
+    assert shown["shell"] == (
+        f"/opt/slurm-oci/run /images/x {spool} {user} {uid} n1 0 0 0 'echo' 'it'\"'\"'s' ''"
+    )
+    assert shown["words"] == (
+        ["/opt/slurm-oci/run", "/images/x", spool, user, uid, "n1", "0", "0", "0", *COMMAND]
+    )
+
+
+@pytest.mark.parametrize(
+    ("version", "image", "command", "faults"),
+    [
+        ("26.05.5", "/a b", "x", ["%b: the shell reads `/a b` itself, since %b is not in quotes"]),
+        ("26.05.5", "/a;b", "x", ["%b: the shell reads `/a;b` itself, since %b is not in quotes"]),
+        ("26.05.5", "/a", "it's", []),
+        (
+            "24.11.5",
+            "/a",
+            "it's",
+            [
+                "%@: Slurm 24.11.5 writes the single quote in `it's` wrongly; 26.05.5 is right, and so is the"
+                " line that `oci-conf` prints in every release"
+            ],
+        ),
+    ],
+)
+def test_what_the_guides_line_breaks_is_explained(explain, version, image, command, faults):
+    """An unquoted path and an old release's quotes; exit status 1."""
+    status, shown = explain(guide.example("multi"), version, image, command)
+    assert (status, shown["faults"]) == (1 if faults else 0, faults)
+
+
+def test_a_quote_in_a_quoted_path_is_explained(explain):
+    """It ends the quotes around the letter."""
+    text = "IgnoreFileConfigJson=true\nRunTimeRun=\"exec x '%b' %@\"\n"
+    status, shown = explain(text, "26.05.5", "/a'b", "x")
+    assert (status, shown["words"]) == (1, None)
+    assert shown["acts"].startswith("a quote without its partner")
+    assert shown["faults"] == ["%b: the single quote in `/a'b` ends the quotes around %b"]
+
+
+def test_a_bundle_is_the_tasks_own_where_slurm_fills_in_the_config(explain, tmp_path):
+    """Without IgnoreFileConfigJson, %b is Slurm's directory and %r what config.json says."""
+    (tmp_path / "config.json").write_text('{"root": {"path": "fs"}}')
+    text = "ContainerPath=/spool\nRunTimeRun='%b','%r'\nRunTimeKill=x\nRunTimeDelete=x\n"
+    status, shown = explain(text, "26.05.5", str(tmp_path), "x")
+    assert (status, shown["words"]) == (0, [f"/spool/oci-job0-0/task-0,{tmp_path}/fs"])
+
+
+def test_a_file_that_slurm_refuses_is_refused(tmp_path):
+    """With the reason and where."""
+    path = tmp_path / "oci.conf"
+    path.write_text("RunTimeRun=x\n")
+    done = CliRunner().invoke(cli, ["explain", "--oci-conf", str(path), "/images/x"])
+    assert done.exit_code == 1
+    assert str(done.exception) == (
+        f"Slurm 26.05.5 does not take {path}:1: RunTimeDelete and RunTimeKill missing"
+    )
+
+
+def test_people_get_the_same_as_text(tmp_path):
+    """The line, its words in quotes where a shell would want them, and the faults."""
+    path = tmp_path / "oci.conf"
+    path.write_text("IgnoreFileConfigJson=true\nRunTimeRun=\"exec x %b '%m' %@\"\n")
+    words = ["explain", "--oci-conf", str(path), "--slurm-version", "26.05.5", "/a b", "--", "", "c d"]
+    done = CliRunner().invoke(cli, words)
+    number = done.output.partition("oci-job")[2].partition("-")[0]
+    spool = f"/var/spool/slurmd/oci-job{number}-0"
+    assert done.output.splitlines() == [
+        f"/bin/sh -c  (RunTimeRun, {path}:2, Slurm 26.05.5)",
+        f"  exec x /a b '{spool}' '' 'c d'",
+        "words",
+        *("  exec", "  x", "  /a", "  b", f"  {spool}", "  ''", "  'c d'"),
+        "fault: %b: the shell reads `/a b` itself, since %b is not in quotes",
+    ]

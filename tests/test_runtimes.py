@@ -1,0 +1,449 @@
+"""The runtimes that come with the program: whole plans, and each one started through a stand-in."""
+
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Slurm, container, job, request
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slurm_oci import File, Image, Mount, Plan, Settings, SettingRefused
+from slurm_oci.choose import ORDER
+from slurm_oci.image import KINDS
+from slurm_oci.main import refuse_what_is_not_carried
+from slurm_oci.problems import ArgumentRefused
+from slurm_oci.settings import CHOICES
+from slurm_oci_plugins import apptainer, charliecloud, crun, oci, runc, unshare
+
+MODULES = (apptainer, charliecloud, crun, runc, unshare)
+RUNTIMES = {runtime.name: runtime for module in MODULES for runtime in module.slurm_oci_runtimes()}
+STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+NOT_UTF8 = os.fsdecode(b"\xff")
+
+
+@pytest.fixture
+def root(tmp_path):
+    """An image with the places that every runtime binds the host's own at."""
+    root = tmp_path / "image"
+    for folder in ("dev", "proc", "sys", "data", "bin"):
+        (root / folder).mkdir(parents=True)
+    (root / "bin/sh").write_text("")
+    return root
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "host data"
+    folder.mkdir()
+    return folder
+
+
+def box(name: str, image: Image, **changes):
+    """A container for the runtime `name`, whose programs are in /node/bin."""
+    runtime = RUNTIMES[name]
+    programs = {program: f"/node/bin/{program}" for program in runtime.executables}
+    return container(image=image, executables=programs, private="/private", **changes)
+
+
+def rootfs(root: Path) -> Image:
+    return Image(str(root), "rootfs", str(root), str(root))
+
+
+def bundle(root: Path, **process) -> Image:
+    config = {"ociVersion": "1.0.2", "root": {"path": "image"}, "process": process, "hostname": "x"}
+    return Image(str(root.parent), "oci-bundle", str(root.parent), str(root), config)
+
+
+def wished(**values) -> Settings:
+    return Settings(**values, origins={name: f"SLURM_OCI_{name.upper()}" for name in values})
+
+
+def mount(source: object, target: str, readonly: bool = False) -> Mount:
+    return Mount(str(source), target, readonly, True, "SLURM_OCI_MOUNTS")
+
+
+# What is said about each
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_what_a_runtime_says_of_itself_is_of_the_known_words(name):
+    """Kinds that exist, settings that exist, one line of summary, a place in the order."""
+    runtime = RUNTIMES[name]
+    choices = {f"{setting}={choice}" for setting, values in CHOICES.items() for choice in values}
+    assert set(runtime.accepts) <= set(KINDS)
+    assert set(runtime.private) <= set(runtime.accepts)
+    assert set(runtime.carries) <= choices | {"mounts", "workdir", "variables"}
+    assert len(runtime.summary.splitlines()) == 1
+    assert name in ORDER
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.parametrize("setting", ["home", "writable", "entrypoint", "gpu", "slurm", "share"])
+def test_a_setting_is_carried_or_refused_by_name(name, setting):
+    """No value but the default is passed over in silence."""
+    runtime = RUNTIMES[name]
+    for choice in CHOICES[setting][1:]:
+        settings = wished(**{setting: choice})
+        if f"{setting}={choice}" in runtime.carries:
+            refuse_what_is_not_carried(runtime, settings)
+        else:
+            with pytest.raises(SettingRefused, match=f"SLURM_OCI_{setting.upper()} asks for `{setting}={choice}`"):
+                refuse_what_is_not_carried(runtime, settings)
+
+
+# apptainer
+
+
+def test_apptainer_runs_a_directory(root):
+    """Variables as they are; what apptainer takes for itself goes by another name."""
+    env = {"HOME": "/home/alice", "PATH": "/job/bin", "LD_PRELOAD": "/x.so", "BASH_FUNC_x%%": "() { :\n}"}
+    made = apptainer.plan(box("apptainer", rootfs(root), env=env, own={"APPTAINER_BIND": "/a"}))
+    assert made == Plan(
+        ("/node/bin/apptainer", "-s", "exec", "--cwd", "/", str(root), "echo", "hello"),
+        {
+            "PATH": STANDARD_PATH,
+            "HOME": "/home/alice",
+            "USER": "alice",
+            "APPTAINERENV_PATH": "/job/bin",
+            "APPTAINERENV_LD_PRELOAD": "/x.so",
+            "BASH_FUNC_x%%": "() { :\n}",
+            "APPTAINER_BIND": "/a",
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("image", "place"),
+    [
+        (Image("/i.sif", "sif", "/i.sif"), "/i.sif"),
+        (Image("/i.sqsh", "squashfs", "/i.sqsh"), "/i.sqsh"),
+        (Image("docker://alpine", "reference"), "docker://alpine"),
+        (Image("/b", "oci-bundle", "/b", "/b/rootfs", {"process": {"env": ["A=image", "B=2"]}}), "/b/rootfs"),
+    ],
+)
+def test_apptainer_takes_each_kind_where_it_lies(image, place):
+    """A bundle by its root directory, with its variables below the job's."""
+    made = apptainer.plan(box("apptainer", image))
+    assert made.argv == ("/node/bin/apptainer", "-s", "exec", "--cwd", "/", place, "echo", "hello")
+    own = {"B": "2"} if image.config else {}
+    assert made.env == {"PATH": STANDARD_PATH, "HOME": "/home/alice", "USER": "alice", "A": "1", **own}
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        ({}, ["exec"]),
+        ({"entrypoint": "yes"}, ["run", "--no-eval"]),
+        ({"home": "none"}, ["exec", "--no-home"]),
+        ({"writable": "tmp"}, ["exec", "--writable-tmpfs"]),
+        ({"writable": "yes"}, ["exec", "--writable"]),
+        ({"gpu": "nvidia"}, ["exec", "--nv"]),
+        ({"gpu": "amd"}, ["exec", "--rocm"]),
+        ({"gpu": "none"}, ["exec"]),
+    ],
+)
+def test_apptainer_s_options_for_each_setting(root, settings, options):
+    """And none without."""
+    made = apptainer.plan(box("apptainer", rootfs(root), settings=wished(**settings), probed={"cwd": False}))
+    assert made.argv[2:-2] == (*options, "--pwd", "/", str(root))
+
+
+def test_apptainer_s_mounts_are_lines_of_csv(root):
+    """Each field that holds a comma, a quote or a newline stands in quotes."""
+    mounts = (mount("/a b", "/a:b"), mount('/a,"b"', "/c\n", True))
+    made = apptainer.plan(box("apptainer", rootfs(root), mounts=mounts))
+    assert made.argv[3:7] == (
+        "--mount",
+        "type=bind,src=/a b,dst=/a:b",
+        "--mount",
+        'type=bind,"src=/a,""b""","dst=/c\n",ro',
+    )
+
+
+@given(st.text(min_size=1), st.text(min_size=1), st.booleans())
+def test_apptainer_s_mounts_come_back_from_csv(source, target, readonly):
+    """Any paths: what a reader of RFC 4180 makes of the line are the fields."""
+    fields = [f"src={source}", f"dst={target}"]
+    read = read_csv(apptainer.mount_text(source, target, readonly))
+    assert read == ["type=bind", *fields, *(["ro"] if readonly else [])]
+
+
+def read_csv(line: str) -> list[str]:
+    """One record as Go's encoding/csv, which apptainer uses, reads it."""
+    fields, rest = [], line
+    while True:
+        if rest.startswith('"'):
+            end = 1
+            while rest[end : end + 2] == '""' or rest[end] != '"':
+                end += 2 if rest[end] == '"' else 1
+            field, rest = rest[1:end].replace('""', '"'), rest[end + 1 :]
+        else:
+            field, comma, rest = rest.partition(",")
+            rest = comma + rest
+            assert '"' not in field
+            assert "\n" not in field
+        fields.append(field)
+        if not rest:
+            return fields
+        assert rest.startswith(",")
+        rest = rest[1:]
+
+
+# charliecloud
+
+
+def test_charliecloud_runs_a_directory(root, data):
+    """Everything that ch-run would change is told to it as it is."""
+    env = {"HOME": "/home/$USER", "TMPDIR": "/tmp/x", "A": "1"}
+    made = charliecloud.plan(
+        box("charliecloud", rootfs(root), env=env, mounts=(mount(data, "/data"),), workdir="/data")
+    )
+    assert made == Plan(
+        (
+            *("/node/bin/ch-run", "--bind", f"{data}:/data", "--cd", "/data"),
+            *("--env-no-expand", "--set-env=HOME=/home/$USER", "--env-no-expand", "--set-env=TMPDIR=/tmp/x"),
+            *(str(root), "--", "echo", "hello"),
+        ),
+        {"PATH": STANDARD_PATH, "USER": "alice", **env},
+    )
+
+
+@pytest.mark.parametrize("can_make", [True, False])
+def test_charliecloud_makes_a_place_where_it_can(root, data, can_make):
+    """With --write-fake; else a wish is refused and a default left out."""
+    made = lambda each: charliecloud.plan(  # noqa: E731
+        box("charliecloud", rootfs(root), mounts=(each,), probed={"write-fake": can_make})
+    )
+    default = mount(data, "/new").replace(wish=False)
+    if can_make:
+        assert made(mount(data, "/new")).argv[1:4] == ("--write-fake", "--bind", f"{data}:/new")
+        assert made(default).argv[1] == "--write-fake"
+        return
+    assert "--bind" not in made(default).argv
+    with pytest.raises(SettingRefused, match="lacks `/new`"):
+        made(mount(data, "/new"))
+
+
+@pytest.mark.parametrize(("source", "readonly", "why"), [("/a:b", False, "a colon"), ("/a", True, "read-only")])
+def test_charliecloud_refuses_mounts_that_it_cannot_do(root, source, readonly, why):
+    """By name, never mangled."""
+    with pytest.raises(SettingRefused, match=why):
+        charliecloud.plan(box("charliecloud", rootfs(root), mounts=(mount(source, "/data", readonly),)))
+
+
+def test_charliecloud_writes_into_a_directory_alone(root):
+    """SLURM_OCI_WRITABLE=yes; a squashfs file cannot change."""
+    settings = wished(writable="yes")
+    made = charliecloud.plan(box("charliecloud", rootfs(root), settings=settings))
+    assert made.argv[1] == "--write"
+    with pytest.raises(SettingRefused, match="is a file, which cannot change"):
+        charliecloud.plan(box("charliecloud", Image("/i", "squashfs", "/i"), settings=settings))
+
+
+def test_charliecloud_has_a_squashfs_file_mounted_beforehand(tmp_path, monkeypatch):
+    """By squashfuse in the private directory, and unmounted afterwards."""
+    for name in ("squashfuse", "fusermount3"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setattr(charliecloud, "STANDARD_PATH", str(tmp_path))
+    made = charliecloud.plan(box("charliecloud", Image("/i.sqsh", "squashfs", "/i.sqsh")))
+    assert (made.mode, made.folders) == ("supervise", ("image",))
+    assert made.prepare == ((f"{tmp_path}/squashfuse", "-o", "ro", "/i.sqsh", "/private/image"),)
+    assert made.cleanup == ((f"{tmp_path}/fusermount3", "-u", "-z", "/private/image"),)
+    assert made.argv == ("/node/bin/ch-run", "--cd", "/", "--env-no-expand", "--set-env=HOME=/home/alice",
+                         "/private/image", "--", "echo", "hello")  # fmt: skip
+
+
+def test_charliecloud_without_squashfuse_mounts_it_itself_and_says_what_is_lost(tmp_path, monkeypatch):
+    """No signal reaches the command then."""
+    monkeypatch.setattr(charliecloud, "STANDARD_PATH", str(tmp_path))
+    made = charliecloud.plan(box("charliecloud", Image("/i.sqsh", "squashfs", "/i.sqsh")))
+    assert (made.mode, made.argv[-4:]) == ("exec", ("/i.sqsh", "--", "echo", "hello"))
+    assert made.notes == ("without squashfuse and fusermount3 on the node no signal reaches the command",)
+
+
+# crun and runc
+
+
+def config_of(made: Plan) -> dict:
+    (content,) = [file.content for file in made.files if file.name == "bundle/config.json"]
+    return json.loads(content)
+
+
+@pytest.mark.parametrize(
+    ("plan", "options"),
+    [
+        (crun.plan, ("/node/bin/crun", "--cgroup-manager=disabled")),
+        (runc.plan, ("/node/bin/runc", "--rootless=true", "--log", "/private/log")),
+    ],
+)
+def test_an_oci_runtime_runs_a_copy_of_the_bundle(root, data, plan, options):
+    """From the task's private directory, removed afterwards; the user's config.json is only read."""
+    image = bundle(
+        root, args=["sh"], env=["A=image", "B=2"], cwd="/x", rlimits=[1], capabilities={"bounding": []},
+        noNewPrivileges=True, user={"uid": 5, "gid": 6},
+    )  # fmt: skip
+    before = json.dumps(image.config)
+    name = options[0].rpartition("/")[2]
+    made = plan(box(name, image, mounts=(mount(data, "/data", True),), workdir="/data", job=job({"PMI_FD": "7"})))
+    state = ("--root", "/private/state")
+    assert made.replace(files=()) == Plan(
+        (*options, *state, "run", "--preserve-fds", "5", "--bundle", "/private/bundle", "task"),
+        {"PATH": STANDARD_PATH, "HOME": "/home/alice", "XDG_RUNTIME_DIR": "/private"},
+        folders=("bundle", "state"),
+        cleanup=((*options, *state, "delete", "--force", "task"),),
+    )
+    host = [bind(path, path) for path in ("/dev", "/proc", "/sys")]
+    assert config_of(made) == {
+        "ociVersion": "1.0.2",
+        "root": {"path": str(root), "readonly": True},
+        "process": {
+            "args": ["echo", "hello"],
+            "env": [f"PATH={STANDARD_PATH}", "A=1", "B=2", "HOME=/home/alice"],
+            "cwd": "/data",
+            "capabilities": {"bounding": []},
+            "noNewPrivileges": True,
+            "terminal": False,
+            "user": {"uid": 5, "gid": 6},
+        },
+        "mounts": [bind(str(data), "/data", "ro"), *host],
+        "linux": {
+            "namespaces": [{"type": "user"}, {"type": "mount"}],
+            "uidMappings": [{"containerID": 5, "hostID": 1001, "size": 1}],
+            "gidMappings": [{"containerID": 6, "hostID": os.getegid(), "size": 1}],
+        },
+    }
+    assert json.dumps(image.config) == before
+
+
+def bind(source: str, target: str, *options: str) -> dict:
+    return {"destination": target, "type": "bind", "source": source, "options": ["rbind", "rprivate", *options]}
+
+
+def test_an_oci_runtime_s_missing_places_are_made_beside_the_image(root, data):
+    """As folders and links of the private directory, with the image's own entries bound back."""
+    (root / "link").symlink_to("data")
+    made = crun.plan(box("crun", bundle(root), mounts=(mount(data, "/new/place"),)))
+    cover = "bundle/cover0"
+    assert set(made.folders) == {"bundle", "state", cover} | {
+        f"{cover}/{name}" for name in ("bin", "data", "dev", "proc", "sys", "new", "new/place")
+    }
+    assert made.links == ((f"{cover}/link", "data"),)
+    config = config_of(made)
+    assert config["root"] == {"path": f"/private/{cover}", "readonly": True}
+    assert config["mounts"] == [
+        bind(f"{root}/bin", "/bin", "ro"),
+        bind(f"{root}/data", "/data", "ro"),
+        bind("/dev", "/dev"),
+        bind(str(data), "/new/place"),
+        bind("/proc", "/proc"),
+        bind("/sys", "/sys"),
+    ]
+
+
+def test_an_oci_runtime_with_a_writable_image_makes_them_in_it(root, data):
+    """Nothing of it is covered or read-only then."""
+    settings = wished(writable="yes")
+    made = crun.plan(box("crun", bundle(root), settings=settings, mounts=(mount(data, "/new"),)))
+    assert (made.folders, config_of(made)["root"]) == (
+        ("bundle", "state"),
+        {"path": str(root), "readonly": False},
+    )
+    assert not [each for each in config_of(made)["mounts"] if "ro" in each["options"]]
+
+
+def test_the_bundle_s_own_file_systems_stay_and_the_kernel_s_are_the_host_s(root):
+    """A tmpfs of its own is kept; a proc needs namespaces that a job has not."""
+    image = bundle(root)
+    own = {"destination": "/data", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid"]}
+    proc = {"destination": "/proc", "type": "proc", "source": "proc"}
+    image = image.replace(config={**image.config, "mounts": [proc, own]})
+    assert config_of(crun.plan(box("crun", image)))["mounts"][0] == own
+
+
+@pytest.mark.parametrize("number", ["", "no", "2", "-1", "1 "])
+def test_a_pmi_descriptor_that_is_none_asks_for_nothing(number):
+    """PMI_FD as anybody can set it."""
+    assert oci.preserved(container(job=job({"PMI_FD": number}))) == ()
+
+
+@pytest.mark.parametrize("name", ["crun", "runc", "apptainer"])
+def test_a_word_that_would_be_changed_is_refused(root, name):
+    """By the runtimes whose channel is UTF-8 alone."""
+    with pytest.raises(ArgumentRefused):
+        RUNTIMES[name].plan(box(name, bundle(root), command=("echo", NOT_UTF8)))
+
+
+# unshare
+
+
+def test_unshare_is_a_list_of_operations(root, data):
+    """The image, the host's own, the mounts; then the command as it is."""
+    env = {"A": NOT_UTF8, "LD_PRELOAD": "/x.so"}
+    mounts = (mount(data, "/data", True),)
+    made = unshare.plan(
+        box("unshare", rootfs(root), env=env, mounts=mounts, workdir="/data", command=("echo", "", NOT_UTF8))
+    )
+    assert made == Plan(
+        (
+            *(sys.executable, "-ISBXutf8", os.path.join(os.path.dirname(unshare.__file__), "enter.py")),
+            *("image", "no", str(root)),
+            *("bind", str(data), "/data", "readonly", "/data"),
+            *("bind", "/dev", "/dev", "bind", "/proc", "/proc", "bind", "/sys", "/sys"),
+            *("variable", "LD_PRELOAD", "/x.so", "unset", "LC_CTYPE"),
+            *("start", "/data", "echo", "", NOT_UTF8),
+        ),
+        {"PATH": STANDARD_PATH, "A": NOT_UTF8},
+        cwd="/",
+    )
+
+
+# Each one through the entry point
+
+SCRIPTS = {
+    "apptainer": ("apptainer", "-s", "exec", "--no-home"),
+    "charliecloud": ("ch-run",),
+    "crun": ("crun", "--cgroup-manager=disabled"),
+    "runc": ("runc", "--rootless=true"),
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_runtime_is_started_with_its_plan_s_words(slurm: Slurm, stand_in, root, name, place):
+    """By name, as a process: the command in its own way, its exit status, and nothing left behind."""
+    image = place / "image"
+    for folder in ("bin", "dev", "proc", "sys", "tmp"):
+        (image / folder).mkdir(parents=True)
+    (image / "bin/echo").write_text("")
+    (place / "config.json").write_text(json.dumps({"root": {"path": "image"}}))
+    program, *options = SCRIPTS[name]
+    tool = stand_in(program, "[ -z \"$XDG_RUNTIME_DIR\" ] || cat $XDG_RUNTIME_DIR/bundle/config.json; exit 9")
+    slurm.job |= {"SLURM_OCI_RUNTIME": name, "SLURM_OCI_HOME": "none"}
+    ended = slurm.run(place, "/bin/echo", "it's", "", "a b", cwd=Path("/"))
+    assert (ended.status, ended.err) == (9, "")
+    first = tool.calls[0]
+    assert first.argv[1 : 1 + len(options)] == options
+    if name in ("crun", "runc"):
+        config, private = json.loads(ended.out), first.env["XDG_RUNTIME_DIR"]
+        assert config["process"]["args"] == ["/bin/echo", "it's", "", "a b"]
+        assert [call.argv[-3:] for call in tool.calls[1:]] == [["delete", "--force", "task"]]
+        assert not os.path.exists(private)
+        assert f"/state/{slurm.uid}/node1." in private
+    else:
+        assert first.argv[-4:] == ["/bin/echo", "it's", "", "a b"]
+        assert len(tool.calls) == 1
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_a_plugin_s_module_can_be_imported_alone(name):
+    """As a site's own would be, from the public names."""
+    assert importlib.import_module(f"slurm_oci_plugins.{name}").slurm_oci_runtimes()[0].name == name
+
+
+def test_a_file_of_a_plan_is_closed_to_others():
+    """Unless it says otherwise."""
+    assert File("f", b"").mode == 0o600
