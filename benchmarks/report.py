@@ -51,12 +51,13 @@ def svg(rows: list[dict[str, Any]]) -> str:
     for number, row in enumerate(rows):
         y = 20 + number * height
         low, high = (left + q * scale for q in row["quartiles"])
+        end = left + row["ms"] * scale
         middle = y + height / 2 - 4
         parts += [
             f'<text x="{left - 8}" y="{middle + 4:.0f}" text-anchor="end">{escaped(row["what"])}</text>',
-            f'<rect x="{left}" y="{y}" width="{row["ms"] * scale:.1f}" height="{height - 8}" fill="#6a8caf"/>',
+            f'<rect x="{left}" y="{y}" width="{end - left:.1f}" height="{height - 8}" fill="#6a8caf"/>',
             f'<path d="M{low:.1f} {middle:.1f}H{high:.1f}" stroke="#222" stroke-width="2"/>',
-            f'<text x="{max(high, left + row["ms"] * scale) + 6:.1f}" y="{middle + 4:.0f}">{row["ms"]:.1f} ms</text>',
+            f'<text x="{max(high, end) + 6:.1f}" y="{middle + 4:.0f}">{row["ms"]:.1f} ms</text>',
         ]
     size = f'width="{left + width + 90}" height="{40 + len(rows) * height}"'
     return (

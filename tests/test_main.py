@@ -130,7 +130,8 @@ def test_a_job_s_directory_that_is_gone_is_said(slurm, tool, image, place):
         ({"SLURM_OCI_HOME": "perhaps"}, "", 125, "setting-invalid"),
         ({"SLURM_OCI_MOUNTS": "/a"}, "", 125, "setting-invalid"),
         ({"SLURM_OCI_WRITABLE": "yes"}, "", 125, "setting-refused"),
-        ({}, "docker://alpine", 127, "runtime-none"),
+        ({}, "docker://alpine", 125, "pull-refused"),
+        ({}, "alpine", 127, "runtime-none"),
     ],
 )
 def test_each_failure_has_its_status_and_its_cure(slurm, tool, image, place, job, image_name, status, code):

@@ -6,7 +6,7 @@ import sys
 from slurm_oci import catalog as catalogs
 from slurm_oci import container, execute, hook, image, job, request, settings, state
 from slurm_oci.choose import choose
-from slurm_oci.problems import Internal, PluginFailed, Problem, RequestMalformed, SettingRefused
+from slurm_oci.problems import Internal, PluginFailed, Problem, PullRefused, RequestMalformed, SettingRefused
 from slurm_oci.values import TYPE_CHECKING, Container, Image, Job, Plan, Request, Runtime, Settings, Value
 
 if TYPE_CHECKING:
@@ -100,6 +100,11 @@ def decide(
         trace.append(("definition", picture.path, f"names the image {defined.image}"))
         picture = image.classify(defined.image, told.cwd)
     trace.append(("image", picture.kind, f"`{picture.name}`, by what it holds"))
+    if picture.kind == "reference" and not site["pull"]:
+        raise PullRefused(
+            f"`{picture.name}` would be fetched from a registry, which this site does not allow",
+            "make a file of it first, and name that; the site: `pull = true` in site.toml",
+        )
     wanted = settings.combine([*layers, ("job", of_job)], told.cwd)
     name, executables = choose(asked, told, picture, wanted, catalog, trace, environ.get("PATH", ""))
     runtime = catalogs.load(name, catalog, prefix)

@@ -14,7 +14,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
             executables=("apptainer",),
             plan=plan,
             carries=(
-                *("mounts", "workdir", "variables", "home=none", "slurm=yes", "entrypoint=yes"),
+                *("mounts", "workdir", "variables", "home=none", "entrypoint=yes"),
                 *("writable=tmp", "writable=yes", "gpu=nvidia", "gpu=amd", "gpu=none"),
             ),
             variables=("APPTAINER_", "APPTAINERENV_", "SINGULARITY_", "SINGULARITYENV_"),

@@ -26,7 +26,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
             accepts=("rootfs", "oci-bundle", "squashfs"),
             executables=("ch-run",),
             plan=plan,
-            carries=("mounts", "workdir", "variables", "home=none", "slurm=yes", "writable=yes", "gpu=none"),
+            carries=("mounts", "workdir", "variables", "home=none", "writable=yes", "gpu=none"),
             private=("squashfs",),
             probe=probe,
         )

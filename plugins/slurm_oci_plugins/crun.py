@@ -13,7 +13,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
             executables=("crun",),
             plan=plan,
             version=("--root=/tmp", "--version"),  # as a user without /run/user/UID it would say no more
-            carries=("mounts", "workdir", "variables", "home=none", "slurm=yes", "writable=yes", "gpu=none"),
+            carries=("mounts", "workdir", "variables", "home=none", "writable=yes", "gpu=none"),
             private=("oci-bundle",),
         )
     ]

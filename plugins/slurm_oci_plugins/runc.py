@@ -14,7 +14,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
             accepts=("oci-bundle",),
             executables=("runc",),
             plan=plan,
-            carries=("mounts", "workdir", "variables", "home=none", "slurm=yes", "writable=yes", "gpu=none"),
+            carries=("mounts", "workdir", "variables", "home=none", "writable=yes", "gpu=none"),
             private=("oci-bundle",),
         )
     ]

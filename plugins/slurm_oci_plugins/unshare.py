@@ -25,7 +25,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
             accepts=("rootfs", "oci-bundle"),
             plan=plan,
             carries=(
-                *("mounts", "workdir", "variables", "home=none", "slurm=yes"),
+                *("mounts", "workdir", "variables", "home=none"),
                 *("writable=tmp", "writable=yes", "gpu=none"),
             ),
         )
