@@ -20,10 +20,11 @@ def text(figures: dict[str, Any]) -> str:
             f"{row['name']:40} {row['tasks']:6} {row['until all ended ms']:8.1f} ms"
             f" {row['cpu ms a task']:8.2f} ms {shown(row['calls a task']):>13}"
         )
-    for row in figures.get("slurm", []):
-        lines.append(
-            f"{row['what']:40} {row['ms']:8.1f} ms {row['quartiles'][0]:8.1f} … {row['quartiles'][1]:.1f}"
-        )
+    if figures["slurm"]:
+        lines += ["", f"{'from srun to the first line of output':40} {'median':>11} {'middle half':>17}"]
+    for row in figures["slurm"]:
+        low, high = row["quartiles"]
+        lines.append(f"{row['what']:40} {row['ms']:8.1f} ms {low:8.1f} … {high:6.1f}")
     return "\n".join(lines)
 
 

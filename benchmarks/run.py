@@ -34,13 +34,15 @@ def main() -> int:
     )
     options = parser.parse_args()
     in_own_namespace()
-    with tempfile.TemporaryDirectory(prefix="slurm-oci-benchmark-") as folder:
-        os.chmod(folder, 0o755)
-        figures = everything(Node.made(Path(folder)), options.quick)
+    through_slurm = []
     if options.slurm:
         import slurm
 
-        figures["slurm"] = slurm.everything(options.quick)
+        through_slurm = slurm.everything(options.quick)
+    with tempfile.TemporaryDirectory(prefix="slurm-oci-benchmark-") as folder:
+        os.chmod(folder, 0o755)
+        figures = everything(Node.made(Path(folder)), options.quick)
+    figures["slurm"] = through_slurm
     print(report.text(figures))
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)

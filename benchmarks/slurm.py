@@ -28,7 +28,7 @@ RUNTIMES = {
         "ch-run",
         "/images/rootfs",
         "env -i PATH=/usr/bin:/bin HOME=/tmp USER=%u ch-run %r -- %@",
-        'ch-run "$CONTAINER" -- "$@"',
+        'HOME=/tmp USER="$USER_NAME" ch-run "$CONTAINER" -- "$@"',
     ),
     "apptainer": (
         "apptainer",
@@ -39,8 +39,8 @@ RUNTIMES = {
 }
 ENVIRONMENT = "IgnoreFileConfigJson=true\nCreateEnvFile=null\n"
 BUNDLE = """
-mkdir bundle && cd bundle && crun spec --rootless
-sed -i 's#"rootfs"#"/images/rootfs"#; s#"terminal": true#"terminal": false#' config.json
+mkdir bundle && cd bundle && cp -r /images/rootfs . && crun spec --rootless
+sed -i 's#"terminal": true#"terminal": false#' config.json
 """
 # Run as alice in an allocation: prints the milliseconds of each start.
 SCRIPT = """

@@ -71,6 +71,9 @@ def mounts(
         from slurm_oci import bundle  # only bundles pay for it
 
         found = {**{mount.target: mount for mount in bundle.own_mounts(image)}, **found}
+    if settings.slurm == "yes":
+        for place in clients_places(job):
+            found.setdefault(place, Mount(place, place, False, True, settings.origins["slurm"]))
     if request.step_kind == "batch" and command and os.path.exists(command[0]):
         # Slurm keeps the job script in its spool directory, which no container has.
         script = command[0]
@@ -87,6 +90,14 @@ def mounts(
         if is_ours(place, image) and is_free(place, found):
             found[place] = Mount(place, place, False, wish, why)
     return tuple(sorted(found.values(), key=lambda mount: mount.target))
+
+
+def clients_places(job: Job) -> list[str]:
+    """What a Slurm client inside needs of the host, as the Containers Guide's Charliecloud line binds
+    it: configuration, munge's socket, and who the users are. What is not there is left out."""
+    configuration = os.path.dirname(job.env.get("SLURM_CONF", "/etc/slurm/slurm.conf"))
+    places = (configuration, "/run/munge", "/etc/passwd", "/etc/group")
+    return [place for place in places if os.path.exists(place)]
 
 
 def is_free(place: str, found: "Mapping[str, Mount]") -> bool:

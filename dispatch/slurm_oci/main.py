@@ -164,7 +164,10 @@ def refuse_what_is_not_carried(runtime: Runtime, wanted: Settings) -> None:
         value = getattr(wanted, name)
         if value == getattr(Settings, name) or name in ("runtime", "env", "command", "user_hook", "debug"):
             continue
-        wish = name if name in ("mounts", "workdir", "variables") else f"{name}={value}"
+        if name == "slurm":
+            wish = "mounts"  # which is all that it takes
+        else:
+            wish = name if name in ("mounts", "workdir", "variables") else f"{name}={value}"
         if wish not in runtime.carries:
             raise SettingRefused(
                 f"{label} asks for `{wish}`, which `{runtime.name}` cannot do",

@@ -43,6 +43,8 @@ def probe(executable: str) -> dict[str, bool]:
 def plan(container: Container) -> Plan:
     image, settings = container.image, container.settings
     options = ["--write"] if settings.writable == "yes" else []
+    if settings.slurm == "yes":
+        options += ["--no-passwd"]  # else ch-run lays its own over the host's
     if settings.writable == "yes" and not image.root:
         raise SettingRefused(
             f"{settings.origins['writable']} is `yes`: `{image.name}` is a file, which cannot change"

@@ -1,0 +1,365 @@
+"""`slurm-oci-plugins`, as installed: what it prints, its JSON, and how it ends."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ORDINARY, OWN_UID, ROOT, Ended, Slurm, tree
+
+from slurm_oci import ociconf
+from slurm_oci.cli import COMMANDS
+
+TOOL = '\n[runtimes.tool]\nrun = ["tool", "%b", "--", "%@"]\naccepts = ["rootfs"]\nsummary = "a tool"\n'
+
+
+@pytest.fixture
+def image(place):
+    folder = place / "image"
+    (folder / "bin").mkdir(parents=True)
+    for name in ("echo", "sh"):
+        (folder / "bin" / name).write_text("")
+    return folder
+
+
+@pytest.fixture
+def tool(slurm, stand_in):
+    """A runtime of the site's, on a node that has no other but the fallback."""
+    path = slurm.prefix / "site.toml"
+    path.write_text('order = ["tool"]\n' + path.read_text() + TOOL)
+    return stand_in("tool", "exit 7", "tool 1.2.3")
+
+
+def ask(slurm: Slurm, *words: object, **options) -> Ended:
+    """Calls the command as the user."""
+    return slurm.call(*words, program="bin/slurm-oci-plugins", **options)
+
+
+def told(slurm: Slurm, *words: object, status: int = 0):
+    """What the command prints as JSON."""
+    ended = ask(slurm, *words)
+    assert (ended.status, ended.err) == (status, "")
+    return json.loads(ended.out)
+
+
+# The command itself
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_its_help(slurm, name):
+    """Whose first sentence is the command's own."""
+    ended = ask(slurm, name, "--help")
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.out.startswith(f"Usage: slurm-oci-plugins {name} ")
+
+
+def test_help_lists_every_command(slurm):
+    """In the order of use."""
+    text = ask(slurm, "--help").out.partition("Commands:")[2]
+    assert [line.split()[0] for line in text.splitlines() if line.startswith("  ") and line[2] != " "] == list(COMMANDS)
+
+
+@pytest.mark.parametrize("words", [["lst"], ["--no-such"], ["show"], ["run"], ["list", "more"]])
+def test_wrong_usage_ends_with_2(slurm, words):
+    """And says what is wrong; a near name is offered."""
+    ended = ask(slurm, *words)
+    assert (ended.status, ended.out) == (2, "")
+    assert "Error: " in ended.err
+    assert ("Did you mean 'list'?" in ended.err) == (words == ["lst"])
+
+
+@pytest.mark.parametrize("name", ["list", "site"])
+def test_a_site_toml_that_is_wrong_is_a_finding(slurm, name):
+    """1, with file and line, and no traceback."""
+    (slurm.prefix / "site.toml").write_text("\noder = []\n")
+    ended = ask(slurm, name)
+    assert (ended.status, ended.out, ended.code) == (1, "", "site-invalid")
+    assert f"{slurm.prefix}/site.toml:2: there is no `oder`; did you mean `order`?" in ended.err
+
+
+# list and show
+
+LISTED = ("name", "summary", "source", "accepts", "executable", "version", "usable", "reason")
+
+
+def test_list_tells_of_every_runtime(slurm, tool):
+    """In the order in which they are tried, and what was put aside last."""
+    (slurm.prefix / "plugins.d/bad.py").write_text("raise ValueError('no')")
+    found = told(slurm, "list", "--json")
+    assert all(tuple(entry) == LISTED for entry in found)
+    by_name = {entry["name"]: entry for entry in found}
+    assert found[0] == {
+        "name": "tool",
+        "summary": "a tool",
+        "source": f"{slurm.prefix}/site.toml",
+        "accepts": ["rootfs"],
+        "executable": str(tool.path),
+        "version": "tool 1.2.3",
+        "usable": True,
+        "reason": None,
+    }
+    assert by_name["unshare"]["executable"] is None
+    assert by_name["unshare"]["usable"] is True
+    assert found[-1] == {
+        "name": "bad.py",
+        "summary": "",
+        "source": f"{slurm.prefix}/plugins.d/bad.py",
+        "accepts": [],
+        "executable": None,
+        "version": None,
+        "usable": False,
+        "reason": "no",
+    }
+
+
+def test_list_prints_the_same_for_people(slurm, tool):
+    """Two lines a runtime."""
+    ended = ask(slurm, "list")
+    assert (ended.status, ended.err) == (0, "")
+    first, second = ended.out.splitlines()[:2]
+    assert first.split() == ["yes", "tool", str(tool.path), "tool", "1.2.3"]
+    assert second.strip() == f"rootfs  (from {slurm.prefix}/site.toml)"
+    assert {line[:5] for line in ended.out.splitlines()[::2]} <= {"yes  ", "no   "}
+
+
+def test_show_tells_all_of_one_runtime(slurm, tool):
+    """What `list` tells, and what it can express."""
+    found = told(slurm, "show", "tool", "--json")
+    (listed,) = [entry for entry in told(slurm, "list", "--json") if entry["name"] == "tool"]
+    assert {name: found[name] for name in LISTED} == listed
+    assert (found["executables"], found["carries"], found["variables"]) == (["tool"], [], [])
+    assert "version:     tool 1.2.3\n" in ask(slurm, "show", "tool").out
+
+
+def test_show_of_an_unknown_name_offers_a_near_one(slurm):
+    """1."""
+    ended = ask(slurm, "show", "aptainer")
+    assert (ended.status, ended.code) == (1, "runtime-unknown")
+    assert "did you mean `apptainer`?" in ended.err
+
+
+# explain and run
+
+
+def test_explain_tells_what_would_be_done(slurm, tool, image):
+    """Whole, as data: the decision step by step, the plan, and what of the environment changes."""
+    slurm.environ = {"API_TOKEN": "abc", "LD_PRELOAD": "", "A": "1"}
+    slurm.environ |= {"HOME": str(slurm.home), "SLURM_OCI_HOME": "none", "SLURM_OCI_USER_HOOK": "no"}
+    found = told(slurm, "explain", "--json", image, "--", "/bin/echo", "it's", "")
+    assert found["image"] == {"name": str(image), "path": str(image), "kind": "rootfs"}
+    assert (found["runtime"], found["mode"]) == ("tool", "exec")
+    assert found["argv"] == [str(tool.path), str(image), "--", "/bin/echo", "it's", ""]
+    assert (found["prepare"], found["cleanup"]) == ([], [])
+    assert set(found["env"]) == {"set", "unset"}
+    assert all(set(step) == {"step", "result", "why"} for step in found["trace"])
+    steps = [(step["step"], step["result"]) for step in found["trace"] if step["step"] != "catalog"]
+    assert steps == [("environment", "process"), ("hook", "no"), ("image", "rootfs"), ("runtime", "tool")]
+    assert found["settings"]["home"] == {"value": "none", "from": "SLURM_OCI_HOME"}
+    assert "abc" not in json.dumps(found)
+    assert tool.calls == []
+
+
+def test_explain_hides_what_looks_like_a_secret(slurm, tool, image, place):
+    """A value that is set for the container alone, too."""
+    definition = place / "env.toml"
+    definition.write_text(f'image = "{image}"\n[env]\nMY_TOKEN = "abc"\nPLAIN = "def"\n')
+    found = told(slurm, "explain", "--json", definition, status=1)
+    assert found["error"]["code"] == "setting-refused"
+    slurm.environ["SLURM_OCI_RUNTIME"] = "unshare"
+    found = told(slurm, "explain", "--json", definition, "--", "/bin/sh")
+    assert (found["env"]["set"]["MY_TOKEN"], found["env"]["set"]["PLAIN"]) == ("********", "def")
+    assert "abc" not in json.dumps(found)
+
+
+def test_explain_names_the_user_s_hook(slurm, tool, image):
+    """As what would take over."""
+    path = slurm.hook("#!/bin/sh\n")
+    found = told(slurm, "explain", "--json", image, "--", "x")
+    assert (found["runtime"], found["argv"][0], found["argv"][-1]) == ("user hook", str(path), "x")
+
+
+def test_explain_of_what_cannot_be_done_tells_how_far_it_came(slurm, tool):
+    """1, with the error in the same form."""
+    found = told(slurm, "explain", "--json", "/no/where", status=1)
+    assert set(found) == {"trace", "error"}
+    assert found["error"]["code"] == "image-missing"
+    ended = ask(slurm, "explain", "/no/where")
+    assert (ended.status, ended.err) == (1, "")
+    assert "there is no image at `/no/where`" in ended.out
+
+
+def test_explain_leaves_nothing(slurm, image, place):
+    """Also where the plan has a private directory: nothing is made, not even the user's root."""
+    (place / "config.json").write_text('{"root": {"path": "image"}}')
+    (place / "bin").mkdir()
+    (place / "bin/crun").write_text("#!/bin/sh\n")
+    (place / "bin/crun").chmod(0o755)
+    slurm.environ["SLURM_OCI_RUNTIME"] = "crun"
+    slurm.set_up()
+    before = tree(place)
+    found = told(slurm, "explain", "--json", place, "--", "/bin/sh")
+    after = tree(place)
+    assert found["mode"] == "supervise"
+    assert found["cleanup"][-1][0] == "remove"
+    new = {name for name in after if name not in before}
+    assert new <= {"passwd", "spool/task-0/environment"}  # which the test itself writes
+
+
+def test_run_starts_what_explain_shows(slurm, tool, image):
+    """With the same words, and ends as the command does."""
+    slurm.environ["HOME"] = str(slurm.home)
+    for dashes in (["--"], []):
+        ended = ask(slurm, "run", image, *dashes, "/bin/echo", "-x", "--help", "it's")
+        assert (ended.status, ended.out, ended.err) == (7, "", "")
+    argv = told(slurm, "explain", "--json", image, "--", "/bin/echo", "-x", "--help", "it's")["argv"]
+    assert [call.argv for call in tool.calls] == [argv, argv]
+
+
+def test_run_s_own_failures_have_slurm_s_numbers(slurm, tool, image):
+    """125 to 127, as under Slurm."""
+    assert ask(slurm, "run", "/no/where", "x").status == 125
+    slurm.environ["SLURM_OCI_RUNTIME"] = "nothing"
+    ended = ask(slurm, "run", image, "/bin/sh")
+    assert (ended.status, ended.code) == (127, "runtime-unknown")
+
+
+@pytest.mark.parametrize("number", ["rubbish", "-1", "7_7", "²"])
+def test_a_job_s_number_that_is_none_is_no_failure(slurm, tool, image, number):
+    """Outside of a job SLURM_JOB_ID may hold anything."""
+    slurm.environ["SLURM_JOB_ID"] = number
+    assert ask(slurm, "run", image, "/bin/sh").status == 7
+
+
+# site and oci-conf
+
+
+def test_site_tells_each_setting_and_where_it_comes_from(slurm):
+    """The file's or the built-in one."""
+    path = slurm.prefix / "site.toml"
+    path.write_text("user_hook = false\n")
+    found = told(slurm, "site", "--json")
+    assert found["user_hook"] == {"value": False, "from": str(path)}
+    assert found["pull"] == {"value": False, "from": "built-in"}
+    assert set(found) == {"user_hook", "pull", "order", "state", "executables", "defaults", "rules", "runtimes"}
+    assert f"user_hook:   false  ({path})\n" in ask(slurm, "site").out
+
+
+def test_oci_conf_prints_the_installation_s(slurm):
+    """What `install` put beside the entry point."""
+    ended = ask(slurm, "oci-conf")
+    assert (ended.status, ended.out) == (0, ociconf.multi(str(slurm.prefix)))
+    assert (slurm.prefix / "oci.conf").read_text() == ended.out
+
+
+# install and uninstall
+
+
+def install(*words: object, user: int = ORDINARY) -> Ended:
+    """The checkout's own command, as a user who is not root: only his prefix may change."""
+    ids = {} if OWN_UID else {"user": user, "group": user, "extra_groups": []}
+    command = [sys.executable, "-m", "slurm_oci.cli", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", **ids)
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def fresh(place):
+    """An empty directory of the ordinary user's."""
+    folder = place / "fresh"
+    folder.mkdir()
+    os.chown(folder, ORDINARY, -1)
+    return folder
+
+
+def test_install_puts_down_all_that_a_node_needs(installed):
+    """Programs, one library, its oci.conf, the catalog; everybody may read, nobody else write."""
+    names = {path.name.partition("-0.")[0] for path in installed.iterdir()}
+    assert {"run", "slurm-oci-run-default", "oci.conf", "bin", "lib", "plugins.d", "catalog.json"} <= names
+    for path in installed.rglob("*"):
+        mode = path.lstat().st_mode
+        assert path.is_symlink() or (mode & 0o044 == 0o044 and not mode & 0o022), path
+    text = (installed / "slurm-oci-run-default").read_text()
+    assert f'exec {installed}/run "$@"' in text
+
+
+def test_installing_again_upgrades_and_leaves_the_admin_s_files(fresh):
+    """site.toml, plugins.d and an edited oci.conf stay; the old library goes."""
+    assert install("install", "--prefix", fresh).status == 0
+    first = (fresh / "lib").readlink()
+    for name, text in (("site.toml", "pull = true\n"), ("plugins.d/x.py", "x = 1\n"), ("oci.conf", "# mine\n")):
+        (fresh / name).write_text(text)
+    ended = install("install", "--prefix", fresh)
+    assert ended.status == 0
+    assert "x.py" in ended.err  # a plugin that defines nothing is named
+    assert "was changed by hand and is left alone" in ended.out
+    assert (fresh / "oci.conf").read_text() == "# mine\n"
+    assert (fresh / "oci.conf.new").read_text() == ociconf.multi(str(fresh))
+    assert (fresh / "site.toml").read_text() == "pull = true\n"
+    assert (fresh / "lib").readlink() != first
+    assert [path.name for path in fresh.iterdir() if path.name.startswith("lib-")] == [str((fresh / "lib").readlink())]
+
+
+def test_uninstall_removes_what_install_has_put_there(fresh):
+    """And tells what it leaves because it is the admin's; an empty prefix goes too."""
+    install("install", "--prefix", fresh)
+    (fresh / "site.toml").write_text("")
+    (fresh / "plugins.d/x.py").write_text("")
+    ended = install("uninstall", "--prefix", fresh)
+    assert (ended.status, ended.out) == (0, f"removed from {fresh}; left there: plugins.d, site.toml\n")
+    assert sorted(path.name for path in fresh.rglob("*")) == ["plugins.d", "site.toml", "x.py"]
+
+
+def test_uninstalling_what_is_not_there_is_refused(fresh):
+    """Nothing is removed from a directory that holds something else."""
+    (fresh / "run").write_text("mine")
+    ended = install("uninstall", "--prefix", fresh)
+    assert (ended.status, ended.code) == (1, "install-failed")
+    assert (fresh / "run").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--python", "python3"], "is no absolute path"),
+        (["--python", "/bin/true"], "does not run as a Python interpreter"),
+        (["--python", "/no/where"], "does not run as a Python interpreter"),
+        (["--prefix", "/tmp/a b"], "has signs that oci.conf or the shell would read"),
+        (["--prefix", "/proc/nowhere"], "cannot write"),
+    ],
+)
+def test_what_cannot_be_installed_is_said(fresh, words, message):
+    """With the cure, before anything is changed."""
+    before = tree(fresh)
+    ended = install("install", *(words if "--prefix" in words else ["--prefix", fresh, *words]))
+    assert (ended.status, ended.code) == (1, "install-failed")
+    assert message in ended.err
+    assert tree(fresh) == before
+
+
+def test_another_installation_is_asked_itself(installed, prefix, slurm):
+    """`--prefix` goes on in that one, with its own plugins."""
+    (prefix / "plugins.d/mine.py").write_text(
+        "from slurm_oci import Runtime\ndef slurm_oci_runtimes(): return [Runtime('mine', 's', ('sif',), print)]\n"
+    )
+    command = [installed / "bin/slurm-oci-plugins", "--prefix", prefix, "list", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "mine" in [entry["name"] for entry in json.loads(done.stdout)]
+
+
+def test_the_prefix_s_command_works_by_a_link(installed, place):
+    """As `ln -s PREFIX/bin/slurm-oci-plugins /usr/local/bin` makes one."""
+    (place / "linked").symlink_to(installed / "bin/slurm-oci-plugins")
+    done = subprocess.run([place / "linked", "oci-conf"], capture_output=True, text=True)
+    assert done.stdout == ociconf.multi(str(installed))
+
+
+def test_the_checkout_s_data_is_what_is_installed(installed):
+    """The programs of opt-slurm-oci, with this Python and this prefix written in."""
+    shipped = (ROOT / "opt-slurm-oci/run").read_text().partition("\n")[2]
+    assert (installed / "run").read_text().partition("\n")[2] == shipped.replace("/opt/slurm-oci", str(installed))
+    assert os.access(installed / "run", os.X_OK)
+    assert shutil.which("slurm-oci-plugins", path=str(installed / "bin"))
+    assert Path(installed / "run").read_text().startswith("#!/")
