@@ -4,9 +4,10 @@
     python3 benchmarks/run.py [--quick] [--out DIR] [--slurm]
 
 Prints the tables of docs/speed.md and writes them to DIR as figures.json and figures.svg. Needs
-the project installed in the Python that runs this (`pip install -e .`), and strace for the counts.
-Changes nothing on the machine: all that is measured lies in a temporary directory, and /etc/passwd
-and /etc/profile are covered in a mount namespace of this process's own.
+the project installed in the Python that runs this (`pip install -e .`), strace for the counts, and
+Debian's lmod for the pair with modules. Changes nothing on the machine: all that is measured lies in
+a temporary directory, and what else is written or differs between machines (/run, /etc/passwd,
+/etc/profile, …) is covered in a mount namespace of this process's own.
 """
 
 import argparse

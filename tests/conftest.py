@@ -52,7 +52,8 @@ def place(open_folder):
     """A directory of the test's own that everybody can enter."""
     folder = Path(tempfile.mkdtemp(dir=open_folder))
     folder.chmod(0o755)
-    return folder
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def folder_of(path: Path, uid: int) -> Path:
@@ -88,10 +89,10 @@ def prefix(installed, place):
     own = place / "slurm-oci"
     own.mkdir()
     for path in installed.iterdir():
-        if path.name.startswith("lib-"):
-            (own / path.name).symlink_to(path)
-        elif path.name == "lib":
+        if path.name == "lib":
             (own / "lib").symlink_to(path.readlink())
+        elif path.name.startswith("lib-"):
+            shutil.copytree(path, own / path.name, copy_function=os.link)
         elif path.is_dir():
             shutil.copytree(path, own / path.name)
         else:
@@ -145,13 +146,14 @@ class StandIn:
         )
 
 
+# The shell itself reads its status: while it starts another program it may have signals blocked.
 STAND_IN = """#!/bin/sh
 case $1 in --version | --help | help) echo "stand-in 1.0 $1"; exit 0;; esac
 n=1
 while ! /bin/mkdir RECORD/$n 2>/dev/null; do n=$((n + 1)); done
 /bin/cat /proc/$$/cmdline >RECORD/$n/argv
 /bin/cat /proc/$$/environ >RECORD/$n/environ
-/bin/cat /proc/$$/status >RECORD/$n/status
+while read -r line; do echo "$line"; done </proc/$$/status >RECORD/$n/status
 /bin/readlink /proc/$$/cwd >RECORD/$n/cwd
 /bin/ls /proc/$$/fd >RECORD/$n/descriptors
 BODY
@@ -239,7 +241,11 @@ def at_home(passwd: Path, uid: int, gid: int) -> None:
     if libc.unshare(NEW_NAMESPACE | (NEW_USER if OWN_UID else 0)):
         raise OSError(ctypes.get_errno(), "unshare")
     if OWN_UID:
-        for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        for name, text in (
+            ("setgroups", "deny"),
+            ("uid_map", f"{uid} {uid} 1"),
+            ("gid_map", f"{gid} {gid} 1"),
+        ):
             Path(f"/proc/self/{name}").write_text(text)
     libc.mount(b"", b"/", b"", ctypes.c_ulong(SLAVE), None)
     if libc.mount(bytes(passwd), b"/etc/passwd", b"", ctypes.c_ulong(BIND), None):
@@ -289,13 +295,20 @@ class Slurm:
 
     def variables(self) -> dict[str, str]:
         """The job's environment as Slurm writes it."""
-        fixed = {"HOME": str(self.home), "USER": "alice", "PATH": "/job/bin:/usr/bin:/bin", "SLURM_JOB_ID": "42"}
+        fixed = {
+            "HOME": str(self.home),
+            "USER": "alice",
+            "PATH": "/job/bin:/usr/bin:/bin",
+            "SLURM_JOB_ID": "42",
+        }
         return {**fixed, **self.job}
 
     def words(self, image: object, *command: str, step: int = 0) -> list[str]:
         return [str(image), str(self.spool), "alice", str(self.uid), "node1", "42", str(step), "0", *command]
 
-    def start(self, *words: object, program: str = "run", cwd: Path | None = None, **options) -> subprocess.Popen:
+    def start(
+        self, *words: object, program: str = "run", cwd: Path | None = None, **options
+    ) -> subprocess.Popen:
         """Starts `program` of the installation on `words` and does not wait."""
         self.write()
         passwd = self.place / "passwd"

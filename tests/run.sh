@@ -26,6 +26,7 @@ main() {
         fail 'the tests on a real Slurm need root: sudo bash tests/run.sh, or leave them out: --without-slurm'
     fi
 
+    get_programs
     venv=$(environment tests dev)
     PATH=$venv/bin:$PATH
     keep_caches_out_of_the_checkout
@@ -44,6 +45,23 @@ main() {
 
 usage() {
     echo 'usage: bash tests/run.sh [--without-slurm] [-- PYTEST-ARGUMENT...]'
+}
+
+# Programs without which tests are left out, and Debian's package of each.
+programs=(
+    busybox:busybox-static mount:mount mksquashfs:squashfs-tools setfacl:acl strace:strace zstd:zstd
+)
+
+get_programs() {
+    local entry packages=()
+    for entry in "${programs[@]}"; do
+        command -v "${entry%:*}" >/dev/null || packages+=("${entry#*:}")
+    done
+    [ ${#packages[@]} -gt 0 ] || return 0
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt_install "${packages[@]}"; then
+        return
+    fi
+    say "!!! LEFT OUT: the tests that need what is missing here: sudo apt-get install ${packages[*]}"
 }
 
 shell_scripts=(.ci/run tests/*.sh opt-slurm-oci/slurm-oci-run-default)

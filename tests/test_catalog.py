@@ -179,7 +179,7 @@ def test_a_plugin_that_changes_its_mind_is_named(place, text):
     """Between choosing and loading: the runtime is missing, and its file is named."""
     found = catalog.build(str(place))
     (place / "plugins.d/mine.py").write_text(text)
-    with pytest.raises(RuntimeMissing, match="the plugin of `mine` .*mine.py"):
+    with pytest.raises(RuntimeMissing, match=r"the plugin of `mine` .*mine\.py"):
         catalog.load("mine", found, str(place))
 
 

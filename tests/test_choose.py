@@ -33,7 +33,9 @@ class Node:
     def choose(self, image=ROOTFS, env=None, step=0, **wished):
         origins = {name: f"SLURM_OCI_{name.upper()}" for name in wished}
         candidates = [
-            (name, entry["executables"]) for name, entry in self.runtimes.items() if image.kind in entry["accepts"]
+            (name, entry["executables"])
+            for name, entry in self.runtimes.items()
+            if image.kind in entry["accepts"]
         ]
         catalog = {
             "runtimes": self.runtimes,

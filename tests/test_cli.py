@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 from conftest import ORDINARY, OWN_UID, ROOT, Ended, Slurm, tree
 
 from slurm_oci import ociconf
 from slurm_oci.cli import COMMANDS
+from slurm_oci.site import Site
 
 TOOL = '\n[runtimes.tool]\nrun = ["tool", "%b", "--", "%@"]\naccepts = ["rootfs"]\nsummary = "a tool"\n'
 
@@ -59,7 +61,9 @@ def test_every_command_has_its_help(slurm, name):
 def test_help_lists_every_command(slurm):
     """In the order of use."""
     text = ask(slurm, "--help").out.partition("Commands:")[2]
-    assert [line.split()[0] for line in text.splitlines() if line.startswith("  ") and line[2] != " "] == list(COMMANDS)
+    assert [
+        line.split()[0] for line in text.splitlines() if line.startswith("  ") and line[2] != " "
+    ] == list(COMMANDS)
 
 
 @pytest.mark.parametrize("words", [["lst"], ["--no-such"], ["show"], ["run"], ["list", "more"]])
@@ -147,7 +151,7 @@ def test_show_of_an_unknown_name_offers_a_near_one(slurm):
 def test_explain_tells_what_would_be_done(slurm, tool, image):
     """Whole, as data: the decision step by step, the plan, and what of the environment changes."""
     slurm.environ = {"API_TOKEN": "abc", "LD_PRELOAD": "", "A": "1"}
-    slurm.environ |= {"HOME": str(slurm.home), "SLURM_OCI_HOME": "none", "SLURM_OCI_USER_HOOK": "no"}
+    slurm.environ |= {"HOME": str(slurm.home), "SLURM_OCI_ENV": "all", "SLURM_OCI_USER_HOOK": "no"}
     found = told(slurm, "explain", "--json", image, "--", "/bin/echo", "it's", "")
     assert found["image"] == {"name": str(image), "path": str(image), "kind": "rootfs"}
     assert (found["runtime"], found["mode"]) == ("tool", "exec")
@@ -157,7 +161,7 @@ def test_explain_tells_what_would_be_done(slurm, tool, image):
     assert all(set(step) == {"step", "result", "why"} for step in found["trace"])
     steps = [(step["step"], step["result"]) for step in found["trace"] if step["step"] != "catalog"]
     assert steps == [("environment", "process"), ("hook", "no"), ("image", "rootfs"), ("runtime", "tool")]
-    assert found["settings"]["home"] == {"value": "none", "from": "SLURM_OCI_HOME"}
+    assert found["settings"]["env"] == {"value": "all", "from": "SLURM_OCI_ENV"}
     assert "abc" not in json.dumps(found)
     assert tool.calls == []
 
@@ -243,7 +247,7 @@ def test_site_tells_each_setting_and_where_it_comes_from(slurm):
     found = told(slurm, "site", "--json")
     assert found["user_hook"] == {"value": False, "from": str(path)}
     assert found["pull"] == {"value": False, "from": "built-in"}
-    assert set(found) == {"user_hook", "pull", "order", "state", "executables", "defaults", "rules", "runtimes"}
+    assert list(found) == list(attrs.fields_dict(Site))
     assert f"user_hook:   false  ({path})\n" in ask(slurm, "site").out
 
 
@@ -289,7 +293,11 @@ def test_installing_again_upgrades_and_leaves_the_admin_s_files(fresh):
     """site.toml, plugins.d and an edited oci.conf stay; the old library goes."""
     assert install("install", "--prefix", fresh).status == 0
     first = (fresh / "lib").readlink()
-    for name, text in (("site.toml", "pull = true\n"), ("plugins.d/x.py", "x = 1\n"), ("oci.conf", "# mine\n")):
+    for name, text in (
+        ("site.toml", "pull = true\n"),
+        ("plugins.d/x.py", "x = 1\n"),
+        ("oci.conf", "# mine\n"),
+    ):
         (fresh / name).write_text(text)
     ended = install("install", "--prefix", fresh)
     assert ended.status == 0
@@ -299,7 +307,9 @@ def test_installing_again_upgrades_and_leaves_the_admin_s_files(fresh):
     assert (fresh / "oci.conf.new").read_text() == ociconf.multi(str(fresh))
     assert (fresh / "site.toml").read_text() == "pull = true\n"
     assert (fresh / "lib").readlink() != first
-    assert [path.name for path in fresh.iterdir() if path.name.startswith("lib-")] == [str((fresh / "lib").readlink())]
+    assert [path.name for path in fresh.iterdir() if path.name.startswith("lib-")] == [
+        str((fresh / "lib").readlink())
+    ]
 
 
 def test_uninstall_removes_what_install_has_put_there(fresh):
@@ -359,7 +369,9 @@ def test_the_prefix_s_command_works_by_a_link(installed, place):
 def test_the_checkout_s_data_is_what_is_installed(installed):
     """The programs of opt-slurm-oci, with this Python and this prefix written in."""
     shipped = (ROOT / "opt-slurm-oci/run").read_text().partition("\n")[2]
-    assert (installed / "run").read_text().partition("\n")[2] == shipped.replace("/opt/slurm-oci", str(installed))
+    assert (installed / "run").read_text().partition("\n")[2] == shipped.replace(
+        "/opt/slurm-oci", str(installed)
+    )
     assert os.access(installed / "run", os.X_OK)
     assert shutil.which("slurm-oci-plugins", path=str(installed / "bin"))
     assert Path(installed / "run").read_text().startswith("#!/")

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import attrs
 import pytest
+from conftest import job
 
 from slurm_oci import Plan, Runtime, definition, settings, state
 from slurm_oci.cli import COMMANDS
 from slurm_oci.pattern import LETTERS
 from slurm_oci.site import RULE_KEYS, Defined, Site
 from slurm_oci.site import read as read_site
+from slurm_oci.values import Settings
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGES = [PROJECT / "README.md", PROJECT / "CHANGELOG.md", *sorted(PROJECT.glob("docs/*.md"))]
@@ -107,18 +109,23 @@ def test_a_site_toml_in_the_docs_is_valid_and_uses_every_key(text, tmp_path):
 @pytest.mark.parametrize("text", blocks("environment"))
 def test_an_environment_definition_in_the_docs_is_valid(text, tmp_path):
     """It is read as the table below it says."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "common.toml").write_text("slurm = true\n")
     path = tmp_path / "env.toml"
-    path.write_text(text)
-    assert definition.read(str(path)) == definition.Definition(
-        "/images/tools.sqsh",
-        {
-            "runtime": "charliecloud",
-            "mounts": ["/scratch:/scratch", "/data:/data:ro"],
-            "workdir": "/scratch",
-            "writable": "no",
-            "home": "none",
-            "variables": {"OMP_NUM_THREADS": "4"},
-        },
+    path.write_text(text.replace("/project/", "./"))
+    found = definition.read(str(path), job({"HOME": str(tmp_path)}, cwd=str(tmp_path)))
+    made = settings.combine(found.layers, "/")
+    assert found.image == "/images/tools.sqsh"
+    assert [(mount.source, mount.target, mount.readonly) for mount in made.mounts] == [
+        ("/tmp", "/scratch", False),
+        (f"{tmp_path}/data", "/data", True),
+    ]
+    assert made.replace(mounts=(), origins={}) == Settings(
+        runtime="charliecloud",
+        workdir="/scratch",
+        home="none",
+        slurm="yes",
+        variables={"OMP_NUM_THREADS": "4", "LC_ALL": ""},
     )
 
 
@@ -145,9 +152,9 @@ def test_settings_page_lists_every_setting_with_its_values_in_order():
     assert {name: tuple(names(table[name])) for name in settings.CHOICES} == settings.CHOICES
 
 
-def test_settings_page_lists_every_key_of_an_environment_definition():
+def test_definitions_page_lists_every_key_of_an_environment_definition():
     """No more and no fewer than the reader takes."""
-    keys = [key for first in rows("docs/settings.md", "key") for key in names(first)]
+    keys = [key for first in rows("docs/definitions.md", "key") for key in names(first)]
     assert sorted(keys) == sorted(definition.KEYS)
 
 

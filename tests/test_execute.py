@@ -47,9 +47,13 @@ class Supervisor:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.place, **options,
         )  # fmt: skip
 
-    def plan(self, command: str, prepare: tuple[str, ...] = (), cleanup: tuple[str, ...] = ("echo clean >>log",)):
+    def plan(
+        self, command: str, prepare: tuple[str, ...] = (), cleanup: tuple[str, ...] = ("echo clean >>log",)
+    ):
         """A plan of shell commands, which write into `log` what is to be seen later."""
-        return Plan(shell(command), ENV, prepare=tuple(map(shell, prepare)), cleanup=tuple(map(shell, cleanup)))
+        return Plan(
+            shell(command), ENV, prepare=tuple(map(shell, prepare)), cleanup=tuple(map(shell, cleanup))
+        )
 
     def run(self, command: str, **steps) -> tuple[int, list[str]]:
         """Exit status and log of a whole run."""
@@ -274,7 +278,10 @@ def test_a_preparing_command_that_takes_no_notice_cannot_prevent_the_end(supervi
 
 def test_a_signal_during_cleanup_does_not_cut_it_short(supervisor):
     """Slurm may send SIGTERM again; what was begun to be removed is removed."""
-    cleanup = ("echo begun >>log; while [ ! -e stop ]; do sleep .01; done; echo done >>log", "echo next >>log")
+    cleanup = (
+        "echo begun >>log; while [ ! -e stop ]; do sleep .01; done; echo done >>log",
+        "echo next >>log",
+    )
     process = supervisor.start(supervisor.plan("exit 3", cleanup=cleanup))
     supervisor.wait_for("begun")
     process.terminate()
@@ -306,7 +313,9 @@ def test_becoming_keeps_the_process_its_descriptors_and_its_words(supervisor):
     tool = make_stand_in(supervisor.place / "tool")
     read_end, write_end = os.pipe()
     odd = os.fsdecode(b"\xff\xfe")
-    plan = Plan((str(tool.path), "", "a b", "'", "\n", odd), {"BASH_FUNC_x%%": "() { :\n}", "E": "", odd: odd})
+    plan = Plan(
+        (str(tool.path), "", "a b", "'", "\n", odd), {"BASH_FUNC_x%%": "() { :\n}", "E": "", odd: odd}
+    )
     process = supervisor.start(plan, "", pass_fds=[write_end])
     ended(process)
     os.close(read_end)
@@ -328,7 +337,11 @@ def test_a_plan_s_directory_is_where_it_starts(supervisor):
 @pytest.mark.parametrize(
     ("argv", "status", "error"),
     [
-        (("/no/such",), 127, "cannot start `/no/such`: it, or the interpreter in its first line, is not there"),
+        (
+            ("/no/such",),
+            127,
+            "cannot start `/no/such`: it, or the interpreter in its first line, is not there",
+        ),
         (("/usr",), 126, "cannot start `/usr`: Permission denied"),
         (("/bin/true", "x" * 140_000), 126, "cannot start `/bin/true`: Argument list too long"),
         (("/bin/true", "a\0b"), 126, "cannot start `/bin/true`: embedded null byte"),
@@ -359,4 +372,3 @@ def test_a_closed_stderr_does_not_change_how_it_ends():
     """Nobody reads it: the exit status must still be right."""
     code = "import os, sys; from slurm_oci.execute import tell; os.close(2); tell('x'); os._exit(42)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 42
-

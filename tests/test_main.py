@@ -100,18 +100,20 @@ def test_a_relative_image_starts_in_the_job_s_directory(slurm, tool, image, plac
     assert tool.calls[0].cwd == str(place)
 
 
-def test_a_job_s_directory_that_is_gone_is_said(slurm, tool, image, place):
-    """Somebody removed it while the step started: an error, not a traceback."""
-    gone = place / "gone"
-    gone.mkdir()
-    os.chown(gone, ORDINARY, -1)
-    slurm.set_up()
-    command = ["/bin/sh", "-c", 'cd "$0" && rmdir "$0" && exec "$@"', gone, slurm.prefix / "run"]
+def test_a_job_s_directory_that_is_gone_is_no_failure(slurm, tool, image):
+    """Somebody removed it while the step started: the trace says so, and the command starts in `/`."""
+    slurm.job["SLURM_OCI_DEBUG"] = "1"
+    slurm.write()
+    path = f"PATH={slurm.place}/bin:/usr/bin:/bin"
+    script = f'mkdir gone && cd gone && rmdir ../gone && {path} exec "$0" "$@"'
+    command = ["/bin/sh", "-c", script, slurm.prefix / "run", *slurm.words(image, "/bin/true")]
     done = subprocess.run(
-        [*command, *slurm.words(image, "/bin/true")], capture_output=True, text=True, cwd=place,
-        env={"PATH": STANDARD_PATH}, **({} if OWN_UID else {"user": ORDINARY, "extra_groups": []}),
+        command, capture_output=True, text=True, cwd=slurm.home,
+        **({} if OWN_UID else {"user": ORDINARY, "extra_groups": []}),
     )  # fmt: skip
-    assert "Traceback" not in done.stderr
+    assert done.returncode == 7
+    assert "slurm-oci: directory: / (the job's is gone: No such file or directory)\n" in done.stderr
+    assert tool.calls[0].cwd == "/"
 
 
 # Errors
@@ -262,7 +264,6 @@ def test_the_installation_is_where_run_really_lies(slurm, tool, image, place):
 def seen_by_job(slurm, tool):
     """The job's PATH has the runtime too: after the hook it is the only one that is known."""
     slurm.job["PATH"] = f"{slurm.place}/bin:/usr/bin:/bin"
-
 
 
 def test_the_hook_takes_over(slurm, tool, image):

@@ -61,7 +61,9 @@ def test_a_drop_in_is_a_file_with_a_function(drop_in, prefix):
 
 def test_a_plugin_can_name_its_function_by_the_marker_too(drop_in):
     """For an author who likes pluggy's own way."""
-    marked = "import pluggy\nhookimpl = pluggy.HookimplMarker('slurm_oci')\n" + GOOD.replace("def slurm", "@hookimpl\ndef slurm")
+    marked = "import pluggy\nhookimpl = pluggy.HookimplMarker('slurm_oci')\n" + GOOD.replace(
+        "def slurm", "@hookimpl\ndef slurm"
+    )
     assert "mine" in names(drop_in(marked))
 
 
@@ -107,7 +109,9 @@ def test_a_plugin_that_cannot_be_used_is_kept_aside_with_its_reason(drop_in, pre
 
 def test_a_second_runtime_of_a_plugin_may_be_wrong_alone(drop_in, prefix):
     """What is good of it is used."""
-    text = GOOD.replace("plan)]", 'plan), Runtime("mine", "again", ("sif",), plan), Runtime("two", "", (), plan)]')
+    text = GOOD.replace(
+        "plan)]", 'plan), Runtime("mine", "again", ("sif",), plan), Runtime("two", "", (), plan)]'
+    )
     gathered = drop_in(text)
     path = f"{prefix}/plugins.d/mine.py"
     assert [name for name in names(gathered) if name in ("mine", "two")] == ["mine", "two"]
@@ -116,7 +120,9 @@ def test_a_second_runtime_of_a_plugin_may_be_wrong_alone(drop_in, prefix):
 
 def test_a_runtime_of_site_toml_is_one_of_them(prefix):
     """With the words as its summary where it has none."""
-    (prefix / "site.toml").write_text('[runtimes.tool]\nrun = ["tool", "%b", "--", "%@"]\naccepts = ["sif"]\n')
+    (prefix / "site.toml").write_text(
+        '[runtimes.tool]\nrun = ["tool", "%b", "--", "%@"]\naccepts = ["sif"]\n'
+    )
     gathered = gather(str(prefix))
     (found,) = [found for found in gathered.found if found.runtime.name == "tool"]
     assert (found.source, found.runtime.summary, found.runtime.executables) == (
@@ -139,21 +145,32 @@ def test_the_node_s_state_of_each_runtime(drop_in, prefix, tmp_path, monkeypatch
     tool = make_stand_in(tmp_path / "tool", answers="tool 1.2.3")
     (prefix / "site.toml").write_text(f'[executables]\ntool = "{tool.path}"\nnone = "/no/where"\n')
     drop_in("raise ValueError('not here')", "bad.py")
-    two = GOOD.replace("plan)]", 'plan, executables=("tool",)), Runtime("none", "s", ("sif",), plan, ("none",))]')
+    two = GOOD.replace(
+        "plan)]", 'plan, executables=("tool",)), Runtime("none", "s", ("sif",), plan, ("none",))]'
+    )
     found = {state.name: state for state in states(drop_in(two))}
     mine, none, bad = found["mine"], found["none"], found["bad.py"]
-    assert (mine.executable, mine.version, mine.usable, mine.reason) == (str(tool.path), "tool 1.2.3", True, None)
+    assert (mine.executable, mine.version, mine.usable, mine.reason) == (
+        str(tool.path),
+        "tool 1.2.3",
+        True,
+        None,
+    )
     assert (none.executable, none.version, none.usable) == (None, None, False)
     assert none.reason == "`none` is not on this node"
     assert (bad.usable, bad.reason) == (False, "not here")
 
 
-@pytest.mark.parametrize("probe", ["lambda path: 1 / 0", "lambda path: None", "lambda path: __import__('sys').exit(1)"])
+@pytest.mark.parametrize(
+    "probe", ["lambda path: 1 / 0", "lambda path: None", "lambda path: __import__('sys').exit(1)"]
+)
 def test_a_probe_that_fails_keeps_nobody_from_compiling(drop_in, prefix, tmp_path, probe):
     """It is asked again when a task wants its runtime, and named then."""
     tool = make_stand_in(tmp_path / "tool")
     (prefix / "site.toml").write_text(f'[executables]\ntool = "{tool.path}"\n')
-    assert "mine" not in probe_all(drop_in(GOOD.replace("plan)]", f'plan, executables=("tool",), probe={probe})]')))
+    assert "mine" not in probe_all(
+        drop_in(GOOD.replace("plan)]", f'plan, executables=("tool",), probe={probe})]'))
+    )
 
 
 def test_a_runtime_is_a_value():

@@ -36,8 +36,11 @@ LINKS = {
     "chain45": "usr",
 }
 PARTS = st.sampled_from(
-    ["..", ".", "", "usr", "bin", "lib", "etc", "tool", "file", "nothing", *(k for k in LINKS if "/" not in k)]
-    + ["back", "out", "slash", "chain4", "chain5", "chain6"]
+    [
+        *("..", ".", "", "usr", "bin", "lib", "etc", "tool", "file", "nothing"),
+        *("back", "out", "slash", "chain4", "chain5", "chain6"),
+        *(name for name in LINKS if "/" not in name),
+    ]
 )
 PATHS = st.lists(PARTS, max_size=6).map(lambda parts: "/" + "/".join(parts))
 
@@ -175,7 +178,7 @@ def test_covers_of_several_places_come_parents_first(root):
 
 def test_a_folder_that_cannot_be_listed_is_a_problem(tmp_path):
     """It could not be brought back, so the image is refused."""
-    with pytest.raises(ImageUnreadable, match="cannot list .*: No such file or directory"):
+    with pytest.raises(ImageUnreadable, match=r"cannot list .*: No such file or directory"):
         entries(f"{tmp_path}/gone")
 
 

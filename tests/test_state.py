@@ -95,8 +95,19 @@ def test_what_dead_tasks_left_is_removed_by_the_next_one(base):
     path = place(base)
     (root / named(process=alive())).rename(path)  # the name of this very process: still in use
     assert sorted(state.left_over(str(root), "node1")) == sorted(str(root / name) for name in gone)
-    assert sorted(state.remove_left_over(str(root), "node1")) == sorted(str(root / name) for name in gone)
+    state.remove_left_over(str(root), "node1")
     assert sorted(os.listdir(root)) == sorted(kept)
+
+
+def test_a_directory_that_is_held_is_in_use(base):
+    """A process in another pid namespace cannot be seen; its lock can."""
+    path = f"{state.root(ME, str(base))}/{named(process=of_nobody())}"
+    descriptor = state.make(path, "node1")
+    state.remove_left_over(os.path.dirname(path), "node1")
+    assert os.path.isdir(path)
+    os.close(descriptor)
+    state.remove_left_over(os.path.dirname(path), "node1")
+    assert not os.path.exists(path)
 
 
 def test_removing_follows_no_link(base):
@@ -119,7 +130,9 @@ def test_removing_follows_no_link(base):
 def test_removing_opens_what_is_closed(place, as_user):
     """Images hold directories without any rights, which their owner may still remove."""
     folder = place / "folder"
-    as_user(f"mkdir -p {folder}/a/b/c && touch {folder}/a/b/c/file && chmod 0 {folder}/a/b/c {folder}/a/b {folder}/a")
+    as_user(
+        f"mkdir -p {folder}/a/b/c && touch {folder}/a/b/c/file && chmod 0 {folder}/a/b/c {folder}/a/b {folder}/a"
+    )
     as_user(f"exec {sys.executable} -c 'from slurm_oci import state; state.remove(\"{folder}\")'")
     assert not folder.exists()
 

@@ -100,10 +100,10 @@ def test_a_catalog_that_others_may_write_is_ignored_with_a_warning(node, mode):
     node.twin.chmod(mode)
     node.slurm.job = {}
     done = node.slurm.run(node.image, "/bin/true")
-    assert (done.status, done.err) == (
-        0,
+    assert done.status == 0
+    assert done.err == (
         f"slurm-oci: warning: `{node.twin}` could have been written by others than the installation's owner,"
-        " and is not used: chown it to him, chmod go-w\n",
+        " and is not used: `chown` it to that owner and `chmod go-w` it\n"
     )
 
 

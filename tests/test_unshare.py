@@ -16,7 +16,7 @@ ODD = {
     "blank": "a b",
     "comma": "a,b",
     "colon": "a:b",
-    "quotes": "it's \"b\"",
+    "quotes": 'it\'s "b"',
     "newline": "a\nb",
     "backslash": "a\\b",
     "dollar": "$(a)`b`",
@@ -182,7 +182,9 @@ def test_by_default_the_image_cannot_be_written(slurm, image):
     """Nor what was laid over it to make mount points in."""
     before = tree(image)
     slurm.job["SLURM_OCI_MOUNTS"] = f"{folder(slurm, 'a')}:/new"
-    ended = sh(slurm, image, "for f in /x /etc/x /srv/x /bin/x /etc/greeting; do echo x >$f && echo $f; done; true")
+    ended = sh(
+        slurm, image, "for f in /x /etc/x /srv/x /bin/x /etc/greeting; do echo x >$f && echo $f; done; true"
+    )
     assert (ended.status, ended.out) == (0, "")
     assert ended.err.count("Read-only file system") == 5
     assert tree(image) == before

@@ -65,7 +65,7 @@ def content_of(path: str, prefix: str, warn: "Callable[[str], None] | None") -> 
         if is_others or found.st_mode & 0o022:
             why = f"`{path}` could have been written by others than the installation's owner"
             if warn:
-                warn(f"{why}, and is not used: chown it to him, chmod go-w")
+                warn(f"{why}, and is not used: `chown` it to that owner and `chmod go-w` it")
             raise Untrusted(why)
         return os.read(descriptor, found.st_size)
     except OSError as error:

@@ -20,6 +20,7 @@ COMMANDS = {  # name -> what `--help` says; the module is imported when it is ca
     "lint": "What is wrong with an oci.conf and the files beside it.",
     "compile": "Ask all plugins once and write the catalog for the entry point.",
     "install": "Copy the program to where Slurm's oci.conf names it.",
+    "gc": "Remove what killed tasks have left on this node.",
     "uninstall": "Remove what `install` has put there.",
 }
 

@@ -3,12 +3,18 @@
 import os
 
 from slurm_oci.job import STANDARD_PATH
-from slurm_oci.problems import ArgumentRefused, CommandMissing, RequestMalformed, SettingRefused
+from slurm_oci.problems import (
+    ArgumentRefused,
+    ArgumentTooLong,
+    CommandMissing,
+    RequestMalformed,
+    SettingRefused,
+)
 from slurm_oci.rootfs import find_command, is_below, resolve
 from slurm_oci.values import TYPE_CHECKING, Container, Image, Job, Mount, Request, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 # What an image has its own of: the host's would break programs inside.
 IMAGES_OWN = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT")
@@ -24,7 +30,10 @@ TOP = ("/", "/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/var")
 
 
 def build(request: Request, job: Job, image: Image, settings: Settings) -> Container:
-    """The container that the task asks for. Raises RequestMalformed, CommandMissing."""
+    """The container that the task asks for.
+
+    Raises RequestMalformed, ArgumentTooLong, SettingRefused, CommandMissing.
+    """
     command = request.command
     if image.kind == "oci-bundle":
         from slurm_oci import bundle  # only bundles pay for it
@@ -43,17 +52,45 @@ def build(request: Request, job: Job, image: Image, settings: Settings) -> Conta
         mounts=mounts(request, job, image, settings, command),
         workdir=settings.workdir or job.cwd,
     )
+    require_image_lets_go(image, settings)
+    require_short(container)
     if image.root and request.step_kind != "batch":
         container = container.replace(command=command_in(container))
     return container
 
 
+def require_short(container: Container) -> None:
+    """Raises ArgumentTooLong for a word or variable that no program can be given: every runtime would
+    fail over it in words of its own (execve(2), MAX_ARG_STRLEN)."""
+    longest = 32 * os.sysconf("SC_PAGE_SIZE") - 1
+    texts = ((f"word {number} of the command", word) for number, word in enumerate(container.command))
+    pairs = ((f"the variable `{name}`", f"{name}={value}") for name, value in container.env.items())
+    for what, text in (*texts, *pairs):
+        if 4 * len(text) > longest and len(os.fsencode(text)) > longest:
+            raise ArgumentTooLong(
+                f"{what} is {len(os.fsencode(text))} bytes long: the kernel passes {longest} at most",
+                "put it into a file, and the file's name in its place",
+            )
+
+
 def variables(job: Job, settings: Settings) -> dict[str, str]:
-    """The container's variables by profile; what the image has its own of is left to it."""
-    return {
-        **{name: value for name, value in job.env.items() if is_kept(name, settings.env)},
-        **settings.variables,
-    }
+    """The container's variables by profile; what the image has its own of is left to it.
+
+    An environment definition takes a variable away by setting it to an empty text.
+    """
+    kept = {name: value for name, value in job.env.items() if is_kept(name, settings.env)}
+    found = {**kept, **settings.variables}
+    return {name: value for name, value in found.items() if value or name not in settings.variables}
+
+
+def require_image_lets_go(image: Image, settings: Settings) -> None:
+    """Raises SettingRefused for a variable to be taken away that the image declares itself."""
+    for name, value in settings.variables.items():
+        if not value and name in image.env:
+            raise SettingRefused(
+                f"{settings.origins['variables']} takes away `{name}`, which the image itself declares",
+                f"take it away in the command: env -u {name} COMMAND",
+            )
 
 
 def is_kept(name: str, profile: str) -> bool:
@@ -210,11 +247,29 @@ def no_workdir(container: Container) -> tuple[str, tuple[str, ...]]:
 
 
 def require_utf8(runtime: str, container: Container) -> None:
-    """Raises ArgumentRefused where a word of the command is not UTF-8, for runtimes that would
-    change such a word."""
-    for number, word in enumerate(container.command):
-        if not word.isascii() and any("\udc80" <= sign <= "\udcff" for sign in word):
+    """Raises ArgumentRefused where something that the runtime is told is not UTF-8, for runtimes that
+    would change it."""
+    for what, text in told(container):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
             raise ArgumentRefused(
-                f"word {number} of the command is not UTF-8, and `{runtime}` would change it: {word!a}",
+                f"{what} is not UTF-8, and `{runtime}` would change it",
                 "charliecloud and unshare carry any bytes: SLURM_OCI_RUNTIME=unshare",
-            )
+            ) from None
+
+
+def told(container: Container) -> "Iterable[tuple[str, str]]":
+    """Every text of the user's that a runtime is told, with what it is. (Not the values of variables
+    in what it is called: they may be secrets.)"""
+    for number, word in enumerate(container.command):
+        yield f"word {number} of the command, {ascii(word)[:80]},", word
+    for name, value in {**container.image.env, **container.env}.items():
+        yield f"the name of the variable {name!a}", name
+        yield f"the value of the variable `{name}`", value
+    for mount in container.mounts:
+        yield f"the source of a mount ({mount.why}), {mount.source!a},", mount.source
+        yield f"the target of a mount ({mount.why}), {mount.target!a},", mount.target
+    yield f"the working directory, {container.workdir!a},", container.workdir
+    image = container.image.root or container.image.path or container.image.name
+    yield f"the image's path, {image!a},", image

@@ -64,7 +64,7 @@ def supervise(plan: Plan, private: str, node: str) -> int:
     """
     signals.signal(signals.SIGCHLD, signals.SIG_DFL)  # ignored, it would never tell of an end
     signals.pthread_sigmask(signals.SIG_BLOCK, ALL)
-    state.make(private, node)
+    held = state.make(private, node)
     try:
         write(plan, private)
         for argv in plan.prepare:
@@ -83,6 +83,7 @@ def supervise(plan: Plan, private: str, node: str) -> int:
         for argv in plan.cleanup:
             run(argv, plan.env, plan.cwd, None)
         state.remove(private)
+        os.close(held)
 
 
 def write(plan: Plan, private: str) -> None:

@@ -23,6 +23,7 @@ from slurm_oci.problems import Problem
 PROGRAMS = {
     "run": "run",
     "slurm-oci-run-default": "slurm-oci-run-default",
+    "epilog": "epilog",
     "slurm-oci-plugins": "bin/slurm-oci-plugins",
 }
 DEFAULT = "/opt/slurm-oci"

@@ -45,7 +45,16 @@ def read(request: Request, environ: "Mapping[str, str]", trace: "list[Step]") ->
         }
     trace.append(("environment", source, why))
     env = {name: value for name, value in env.items() if name not in OWN}
-    return Job(env, source, os.getcwd(), user, home, shell)
+    return Job(env, source, directory(trace), user, home, shell)
+
+
+def directory(trace: "list[Step]") -> str:
+    """Where this process was started; `/` if somebody has removed that directory since."""
+    try:
+        return os.getcwd()
+    except OSError as error:
+        trace.append(("directory", "/", f"the job's is gone: {error.strerror}"))
+        return "/"
 
 
 def environment(request: Request, environ: "Mapping[str, str]") -> "tuple[dict[str, str] | None, str, str]":

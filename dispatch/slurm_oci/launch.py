@@ -30,7 +30,7 @@ class Launch:
 
 
 def launch(path: str, version: Version, image: str, command: tuple[str, ...]) -> Launch:
-    """The start of `command` in `image` with the oci.conf at `path`. Raises SiteInvalid, UserUnknown.
+    """The start of `command` in `image` with the oci.conf at `path`. Raises SiteInvalid.
 
     Everything else is as it would be here and now, with the default spool directory.
     """

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
+    from slurm_oci.log import Record
     from slurm_oci.values import Step
 
 
@@ -35,14 +36,21 @@ def main(words: "Sequence[str]", prefix: str) -> int:
     after a supervised task; the exit status."""
     trace: "list[Step]" = []
     environ = dict(os.environ)
+    record: "Record | None" = None
     try:
         asked = request.read(words, environ)
         told = job.read(asked, environ, trace)
         asked = resolve_bundle(asked, told)
         catalog = catalogs.read(prefix, trace, execute.warn) or catalogs.build(prefix)
+        if catalog["site"]["log"]:
+            from slurm_oci import log
+
+            record = log.Record(catalog["site"]["log"], asked)
         decision = decide(asked, told, environ, catalog, prefix, trace, state.place)
-        return carry_out(decision, trace)
+        return carry_out(decision, trace, record)
     except Problem as problem:
+        if record:
+            record.failed(problem)
         if os.environ.get("SLURM_OCI_DEBUG") == "1":
             show(trace)
         execute.report(problem)
@@ -95,9 +103,9 @@ def decide(
     if picture.kind == "environment":
         from slurm_oci import definition
 
-        defined = definition.read(picture.path)
-        layers.append((picture.path, defined.settings))
-        trace.append(("definition", picture.path, f"names the image {defined.image}"))
+        defined = definition.read(picture.path, told)
+        layers += defined.layers
+        trace += defined.steps
         picture = image.classify(defined.image, told.cwd)
     trace.append(("image", picture.kind, f"`{picture.name}`, by what it holds"))
     if picture.kind == "reference" and not site["pull"]:
@@ -199,13 +207,18 @@ def by_plugin(runtime: Runtime, function: "Callable[[], Any]") -> "Any":
         ) from None
 
 
-def carry_out(decision: Decision, trace: "list[Step]") -> int:
+def carry_out(decision: Decision, trace: "list[Step]", record: "Record | None" = None) -> int:
     if decision.settings.debug == "1":
         show(trace)
     for note in decision.notes:
         execute.warn(note)
+    if record:
+        record.decided(decision, trace)
     if decision.plan.mode == "supervise":
-        return execute.supervise(decision.plan, decision.private, decision.request.node)
+        status = execute.supervise(decision.plan, decision.private, decision.request.node)
+        if record:
+            record.ended(status)
+        return status
     if not decision.runtime:
         execute.become_hook(decision.plan)
     execute.become(decision.plan)

@@ -46,12 +46,6 @@ class LineUndecodable(Problem):
     """The text of Slurm's shell line is in neither of the forms that Slurm writes."""
 
 
-class UserUnknown(Problem):
-    """The effective user has no passwd entry on this node."""
-
-    area = "job"
-
-
 class SettingInvalid(Problem):
     """A per-job setting or a key of the environment definition has a value it cannot have."""
 
@@ -65,9 +59,15 @@ class SettingRefused(Problem):
 
 
 class ArgumentRefused(Problem):
-    """The chosen runtime would change a word of the command on its way."""
+    """The chosen runtime would change a word of the command, a variable or a path on its way."""
 
     area = "runtime"
+
+
+class ArgumentTooLong(Problem):
+    """A word of the command or a variable is longer than the kernel passes to any program."""
+
+    area = "job"
 
 
 class ImageMissing(Problem):

@@ -43,6 +43,7 @@ class Site:
     pull: bool = False  # whether an image may be fetched from a registry
     order: list[str] = attrs.Factory(list)  # of runtimes; empty: the built-in order
     state: str = state.BASE  # where users' state roots are made, local to the node
+    log: str = ""  # where a line a task goes: `syslog` or a file's path; empty: nowhere
     executables: dict[str, str] = attrs.Factory(dict)  # name -> path
     defaults: dict[str, Any] = attrs.Factory(dict)  # per-job settings, by the settings' names
     rules: list[Rule] = attrs.Factory(list)
@@ -94,6 +95,9 @@ def check(data: dict[str, Any]) -> Site:
     typed(data, "state", str, "a path")
     if not os.path.isabs(data.get("state", "/")):
         raise Wrong("state", f"`state` is `{data['state']}`: expected a path that starts with `/`")
+    typed(data, "log", str, "`syslog` or a path")
+    if data.get("log", "") not in ("", "syslog") and not os.path.isabs(data["log"]):
+        raise Wrong("log", f"`log` is `{data['log']}`: expected `syslog` or a path that starts with `/`")
     texts(data, "order", "order")
     for table in ("executables", "defaults", "runtimes"):
         typed(data, table, dict, "a table")

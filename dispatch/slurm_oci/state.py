@@ -2,12 +2,13 @@
 
 `ROOT/NODE.BOOT.JOB.STEP.TASK.PID-START`, where ROOT is the user's own (0700) on this node. What is
 in it is left over once the process PID that started at START (proc(5), field 22) is gone or the
-node has another boot id. Nothing else is ever removed.
+node has another boot id, and nobody holds its lock. Nothing else is ever removed.
 """
 
 import os
 import stat
 
+from slurm_oci.job import STANDARD_PATH
 from slurm_oci.problems import StateUnavailable
 from slurm_oci.values import TYPE_CHECKING, Request
 
@@ -16,12 +17,22 @@ if TYPE_CHECKING:
 
 BASE = "/run/slurm-oci"  # made by `install` with mode 1777, as tmpfiles.d does at each boot
 SHARED = ("/tmp", "/var/tmp", "/dev/shm")  # places of last resort, where names can be squatted
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def roots(uid: int, base: str = BASE) -> "Iterator[str]":
     """The places where the user's state root may be, best first; not all of them exist."""
     yield os.path.join(base, str(uid))
     yield f"/run/user/{uid}/slurm-oci"
+
+
+def existing(uid: int, base: str = BASE) -> "Iterator[str]":
+    """The state roots that the user has on this node."""
+    for folder in roots(uid, base):
+        if is_private(folder, uid):
+            yield folder
+    for shared in SHARED:
+        yield from fresh(shared, uid)
 
 
 def root(uid: int, base: str = BASE) -> str:
@@ -97,52 +108,91 @@ def place(request: Request, base: str = BASE) -> str:
     return os.path.join(root(request.uid, base), name(request, os.getpid()))
 
 
-def make(path: str, node: str) -> None:
+def make(path: str, node: str) -> int:
     """Makes the private directory, 0700, and removes what dead tasks of this node left beside it.
 
-    Raises StateUnavailable.
+    Gives a descriptor that is to stay open as long as the task lives: its lock tells so to those
+    who cannot see the process because they are in another pid namespace. Raises StateUnavailable.
     """
     remove_left_over(os.path.dirname(path), node)
     try:
         os.mkdir(path, 0o700)
+        descriptor = os.open(path, FOLDER)
     except OSError as error:
         raise StateUnavailable(f"cannot make `{path}`: {error.strerror}") from None
+    lock(descriptor, wait=True)
+    return descriptor
+
+
+def lock(descriptor: int, wait: bool) -> bool:
+    """Whether the directory is this process's now. Without `wait`, False where another holds it;
+    a file system without such locks says no word about any."""
+    import fcntl  # few tasks have a private directory
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def left_over(folder: str, node: str) -> "Iterator[str]":
     """The private directories in the state root `folder` whose task on this node is gone."""
-    here = node.replace("/", "_") + "."
     for entry in os.listdir(folder):
-        if not entry.startswith(here):
-            continue
-        parts = entry[len(here) :].split(".")
-        if len(parts) == 5 and not is_alive(parts[0], parts[4]):
-            yield os.path.join(folder, entry)
+        task = task_of(entry, node)
+        path = os.path.join(folder, entry)
+        if task and not is_alive(task[0], task[4]) and not is_held(path):
+            yield path
+
+
+def task_of(entry: str, node: str) -> "tuple[str, ...] | None":
+    """Boot id, job, step, task and process in the name of a private directory of this node; None
+    for every other name."""
+    here = node.replace("/", "_") + "."
+    parts = tuple(entry.removeprefix(here).split("."))
+    if not entry.startswith(here) or len(parts) != 5 or len(parts[0]) != 32:
+        return None
+    numbers = (*parts[1:4], *parts[4].split("-", 1))
+    return parts if len(numbers) == 5 and all(n.isascii() and n.isdecimal() for n in numbers) else None
 
 
 def is_alive(boot: str, process: str) -> bool:
     pid, _, start = process.partition("-")
-    return boot == boot_id() and pid.isdecimal() and start_time(int(pid)) == start
+    return boot == boot_id() and start_time(int(pid)) == start
+
+
+def is_held(path: str) -> bool:
+    try:
+        descriptor = os.open(path, FOLDER)
+    except OSError:
+        return False
+    try:
+        return not lock(descriptor, wait=False)
+    finally:
+        os.close(descriptor)
 
 
 def remove_left_over(folder: str, node: str) -> list[str]:
-    """Removes what dead tasks of this node left in the state root `folder`; what was removed."""
-    removed = []
-    for path in left_over(folder, node):
+    """Removes what dead tasks of this node left in the state root `folder`; what was found."""
+    found = list(left_over(folder, node))
+    for path in found:
         remove(path)
-        removed.append(path)
-    return removed
+    return found
 
 
 def remove(path: str) -> None:
-    """Removes the private directory `path` with all that is in it; links are not followed, what
-    is gone already or cannot be removed is passed over."""
+    """Removes the private directory `path` with all that is in it; links are not followed, what is
+    mounted there is unmounted and never entered, what cannot be removed is passed over."""
     try:
-        parent = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        parent = os.open(os.path.dirname(path), FOLDER)
     except OSError:
         return
     try:
         remove_entry(parent, os.path.basename(path))
+    except RecursionError:  # some hundred directories in each other: the next one gets further
+        pass
     finally:
         os.close(parent)
 
@@ -156,28 +206,60 @@ def remove_entry(parent: int, entry: str) -> None:
     except OSError:
         return
     try:
-        folder = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
-    except PermissionError:  # an image's own directory may be closed even to its owner
-        try:
-            os.chmod(entry, 0o700, dir_fd=parent)
-            folder = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
-        except OSError:
-            return
+        place = os.open(entry, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
     except OSError:
         return
     try:
-        if os.fstat(folder).st_mode & 0o700 != 0o700:
-            os.fchmod(folder, 0o700)
-        for name in os.listdir(folder):
-            remove_entry(folder, name)
-    except OSError:
-        pass
+        if mount_of(place) == mount_of(parent):
+            empty(place)
+        else:
+            unmount(f"{os.readlink(by_number(parent))}/{entry}")
     finally:
-        os.close(folder)
+        os.close(place)
     try:
         os.rmdir(entry, dir_fd=parent)
     except OSError:
         pass
+
+
+def empty(place: int) -> None:
+    try:
+        if os.stat(place).st_mode & 0o700 != 0o700:  # an image's own may be closed even to its owner
+            os.chmod(by_number(place), 0o700)
+        folder = os.open(by_number(place), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        for name in os.listdir(folder):
+            remove_entry(folder, name)
+    finally:
+        os.close(folder)
+
+
+def by_number(descriptor: int) -> str:
+    """A path to the very thing that is open, for calls that take no O_PATH descriptor (proc(5))."""
+    return f"/proc/self/fd/{descriptor}"
+
+
+def mount_of(descriptor: int) -> bytes:
+    """Which mount the open file lies in (proc(5), fdinfo). Its device would not tell: a bind mount
+    has the same."""
+    with open(f"/proc/self/fdinfo/{descriptor}", "rb", 0) as file:
+        return next(line for line in file.read().splitlines() if line.startswith(b"mnt_id:"))
+
+
+def unmount(path: str) -> None:
+    """Takes away a file system that the user has mounted himself (FUSE), also where the program
+    behind it is dead. Any other stays: he has no right to."""
+    null = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)]
+    for folder in STANDARD_PATH.split(":"):
+        argv = (f"{folder}/fusermount3", "-u", "-z", "--", path)
+        try:
+            child = os.posix_spawn(argv[0], argv, {}, file_actions=null, setsigmask=())
+            os.waitpid(child, 0)
+            return
+        except OSError:
+            continue
 
 
 def boot_id() -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from slurm_oci import catalog, job
 from slurm_oci.main import Decision, decide
+from slurm_oci.request import is_number
 from slurm_oci.values import Job, Request
 
 NO_JOB = 0
@@ -17,11 +18,12 @@ def request_for(image: str, command: tuple[str, ...]) -> tuple[Request, Job]:
     Inside a job they are that job's: `explain` shows what a step of it would get.
     """
     env = {name: value for name, value in job.at_start().items() if name not in job.OWN}
-    here = int(env.get("SLURM_JOB_ID") or NO_JOB)
+    job_id = env.get("SLURM_JOB_ID", "")
+    here = int(job_id) if is_number(job_id) else NO_JOB
     node = env.get("SLURMD_NODENAME") or socket.gethostname().partition(".")[0]
     blank = Request(image, "", "", os.geteuid(), node, here, 0, 0, command)
     user, home, shell = job.passwd_entry(blank)
-    return blank.replace(user=user), Job(env, "process", os.getcwd(), user, home, shell)
+    return blank.replace(user=user), Job(env, "process", job.directory([]), user, home, shell)
 
 
 def decision_for(

@@ -3,6 +3,11 @@
 from slurm_oci import Container, Plan, Runtime
 from slurm_oci.container import IMAGES_OWN, require_utf8, workdir_in
 from slurm_oci.job import STANDARD_PATH
+from slurm_oci.problems import ArgumentRefused
+
+# What apptainer takes for its own process, or its shell in between keeps for itself, is told to the
+# container by another name.
+BY_OTHER_NAME = (*IMAGES_OWN, "IFS", "PS1")
 
 
 def slurm_oci_runtimes() -> list[Runtime]:
@@ -38,25 +43,44 @@ def plan_for(container: Container, name: str, env_prefix: str) -> Plan:
     require_utf8(name, container)
     settings, image = container.settings, container.image
     options = ["-s", "run", "--no-eval"] if settings.entrypoint == "yes" else ["-s", "exec"]
-    if settings.home == "none":
+    env = {**image.env, **container.env, **container.own}
+    own_home = env.get("HOME", container.job.home) == container.job.home
+    if not own_home:
+        options += ["--no-home", "--home", home_text(name, env["HOME"])]
+    elif settings.home == "none":
         options += ["--no-home"]
     options += {"no": [], "tmp": ["--writable-tmpfs"], "yes": ["--writable"]}[settings.writable]
     options += {"nvidia": ["--nv"], "amd": ["--rocm"]}.get(settings.gpu, [])
     for mount in container.mounts:
         # Home, /tmp and the job's directory apptainer binds itself, if it can and the site lets it.
-        if mount.wish or mount.why not in ("home", ""):
+        if mount.wish or mount.why not in ("home", "") or (mount.why == "home" and not own_home):
             options += ["--mount", mount_text(mount.source, mount.target, mount.readonly)]
     if image.root and container.workdir_wished:
         workdir_in(container)  # refuses what is not there; apptainer itself would end with 255
     options += ["--cwd" if container.probed.get("cwd", True) else "--pwd", container.workdir]
-    env = {**image.env, **container.env, **container.own}
-    # What apptainer takes for its own process is told to the container by another name.
-    for variable in IMAGES_OWN:
+    for variable in BY_OTHER_NAME:
         if variable in env:
-            env[env_prefix + variable] = env.pop(variable)
+            env[env_prefix + variable] = in_script(env.pop(variable))
     env = {"PATH": STANDARD_PATH, "HOME": container.job.home, "USER": container.job.user, **env}
     argv = (container.executables[name], *options, image.root or image.path or image.name)
     return Plan((*argv, *container.command), env)
+
+
+def home_text(name: str, home: str) -> str:
+    """The container's HOME for `--home`, the one way to another than the passwd entry's: it goes to
+    the container as it is, and with `--no-home` nothing is mounted there. Raises ArgumentRefused."""
+    if not home or ":" in home:
+        raise ArgumentRefused(
+            f"the variable HOME is `{home}`: `{name}` cannot pass on an empty one, or one with a colon",
+            "unset it, or take another runtime: `slurm-oci-plugins list` shows what this node has",
+        )
+    return home
+
+
+def in_script(value: str) -> str:
+    """What a variable with the prefix must hold: apptainer writes it in double quotes into a script
+    that its own shell reads, and takes care of the double quotes alone."""
+    return value.replace("\\", "\\\\").replace("$", "\\$").replace("`", "\\`")
 
 
 def mount_text(source: str, target: str, readonly: bool) -> str:

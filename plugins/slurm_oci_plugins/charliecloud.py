@@ -9,9 +9,13 @@ import os
 
 from slurm_oci import Container, Mount, Plan, Runtime, SettingRefused
 from slurm_oci.choose import find_executable
-from slurm_oci.container import placed, workdir_in
+from slurm_oci.container import IMAGES_OWN, placed, workdir_in
 from slurm_oci.job import STANDARD_PATH
 from slurm_oci.rootfs import is_below
+
+# Of the container's variables those that ch-run changes, or would obey itself: TMPDIR must exist on
+# the node, and LD_ and the like are for programs of the image.
+NOT_FOR_CH_RUN = ("HOME", "TMPDIR", *IMAGES_OWN[1:])
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +54,9 @@ def plan(container: Container) -> Plan:
             f"{settings.origins['writable']} is `yes`: `{image.name}` is a file, which cannot change"
         )
     mounts, lacking = placed(container) if image.root else (container.mounts, container.mounts)
-    can_make = container.probed.get("write-fake", False) and settings.writable == "no"
+    # It makes places by an overlay, whose options have no way to write these signs.
+    can_make = not set(os.path.realpath(image.root)) & set(",:\\")
+    can_make = can_make and container.probed.get("write-fake", False) and settings.writable == "no"
     mounts = tuple(kept(mounts, lacking, can_make, container))
     if can_make and any(mount in lacking for mount in mounts):
         options += ["--write-fake"]  # the only way to a mount point that the image lacks
@@ -59,9 +65,13 @@ def plan(container: Container) -> Plan:
         options += ["--bind", bind_text(mount)]
     options += ["--cd", workdir]
     env = {"PATH": STANDARD_PATH, **image.env, "USER": container.job.user, **container.env}
-    for name in ("HOME", "TMPDIR"):  # ch-run changes these two; the values go through as they are
-        if name in env:
-            options += ["--env-no-expand", f"--set-env={name}={env[name]}"]
+    set_env = [name for name in NOT_FOR_CH_RUN if name in env]
+    if "/bin" not in env["PATH"].split(":"):  # which it would append
+        set_env.append("PATH")
+    for name in set_env:
+        options += ["--env-no-expand", f"--set-env={name}={quoted(env[name])}"]
+        if name != "PATH":
+            del env[name]
     squashfuse = [] if image.root else mounting(container)
     place = os.path.join(container.private, "image") if squashfuse else image.root or image.path
     argv = (container.executables["ch-run"], *options, place, "--", *container.command)
@@ -94,6 +104,8 @@ def kept(
     Raises SettingRefused for a wish that it cannot do.
     """
     for mount in mounts:
+        if ":" in mount.source + mount.target and not mount.wish:
+            continue  # `bind_text` refuses the wishes
         is_folder = os.path.isdir(mount.source)
         if mount not in lacking or (can_make and is_folder):
             yield mount
@@ -114,6 +126,11 @@ def mounting(container: Container) -> list[str]:
     places = (STANDARD_PATH, container.job.env.get("PATH", ""))
     found = [find_executable(name, {}, places) for name in ("squashfuse", "fusermount3")]
     return found if all(found) else []
+
+
+def quoted(value: str) -> str:
+    """A variable's value for `--set-env`, which takes off one pair of single quotes around it."""
+    return f"'{value}'" if value.startswith("'") and value.endswith("'") else value
 
 
 def bind_text(mount: Mount) -> str:

@@ -3,6 +3,7 @@
 import os
 
 from slurm_oci import Container, Plan, Runtime
+from slurm_oci.problems import ArgumentRefused
 from slurm_oci_plugins import oci
 
 
@@ -21,6 +22,11 @@ def slurm_oci_runtimes() -> list[Runtime]:
 
 
 def plan(container: Container) -> Plan:
+    if container.env.get("HOME") == "":
+        raise ArgumentRefused(
+            "the variable HOME is empty, and `runc` would set it from the image's /etc/passwd",
+            "unset it, or take another runtime: `slurm-oci-plugins list` shows what this node has",
+        )
     # rootless: control groups that it may not write are passed over.
     # Its warnings about them go into a file; what ends it is said on stderr all the same.
     log = os.path.join(container.private, "log")

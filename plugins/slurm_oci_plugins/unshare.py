@@ -61,8 +61,8 @@ def plan(container: Container) -> Plan:
     for name in IMAGES_OWN[1:]:  # not for the Python in between
         if name in env:
             operations += ["variable", name, env.pop(name)]
-    if "LC_CTYPE" not in env:
-        operations += ["unset", "LC_CTYPE"]  # which that Python adds where the locale is C (PEP 538)
+    # That Python adds or changes it where the locale is C (PEP 538).
+    operations += ["variable", "LC_CTYPE", env["LC_CTYPE"]] if "LC_CTYPE" in env else ["unset", "LC_CTYPE"]
     enter = os.path.join(os.path.dirname(__file__), "enter.py")
     argv = (sys.executable, "-ISBXutf8", enter, *operations, "start", workdir, *container.command)
     return Plan(argv, env, cwd="/", notes=notes)

@@ -4,9 +4,8 @@ Run inside a root, as the job's user, by `test_arguments.py`. It reads a JSON li
 and writes the list of outcomes on stdout; texts are Latin-1, so that each character is a byte.
 
 A case: `image`, `command` (the words after the program that tells), `env` (the job's variables),
-`cwd`; with `look`, a path in the container, that file is read instead. An outcome: `status`, `error`
-(stderr), and where the command ran, `argv`, `env`, `cwd` as the process in the container has them,
-or `file`.
+`cwd`, and `look`, files in the container to read. An outcome: `status`, `error` (stderr), and where
+the command ran, `argv`, `env` and `cwd` as the process in the container has them, and the `files`.
 """
 
 import json
@@ -20,9 +19,10 @@ MARK = "\\0005e0f3c1a9d7b24680\\000"
 TELL = f"""
 /bin/cat /proc/$$/cmdline; printf '{MARK}'
 /bin/cat /proc/$$/environ; printf '{MARK}'
-/bin/readlink -n /proc/$$/cwd
+/bin/readlink -n /proc/$$/cwd; printf '{MARK}'
+n=$1; shift
+while [ $n -gt 0 ]; do /bin/cat "$1"; shift; n=$((n - 1)); done
 """
-LOOK = '/bin/cat "$1"'
 
 
 def main() -> None:
@@ -37,8 +37,8 @@ def outcome(case: dict, spool: str) -> dict:
     with open(f"{spool}/task-0/environment", "wb") as file:
         file.write(b"".join(f"{name}={value}\0".encode("latin-1") for name, value in env.items()))
     words = [case["image"], spool, "alice", str(os.getuid()), "node1", "42", "0", "0"]
-    words += ["/bin/sh", "-c", LOOK, "sh", case["look"]] if "look" in case else ["/bin/sh", "-c", TELL, "sh"]
-    words += case.get("command", ())
+    places = case.get("look", [])
+    words += ["/bin/sh", "-c", TELL, "sh", str(len(places)), *places, *case.get("command", ())]
     done = subprocess.run(
         [word.encode("latin-1") for word in ["/opt/slurm-oci/run", *words]],
         env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
@@ -48,16 +48,15 @@ def outcome(case: dict, spool: str) -> dict:
     )
     out = done.stdout.decode("latin-1")
     told = {"status": done.returncode, "error": done.stderr.decode("latin-1")}
-    if "look" in case:
-        return told | {"file": out}
     parts = out.split(MARK.replace("\\000", "\0"))
-    if len(parts) != 3:
+    if len(parts) != 4:
         return told
     environ = (entry.partition("=") for entry in parts[1].split("\0") if entry)
     return told | {
-        "argv": parts[0].split("\0")[4:-1],
+        "argv": parts[0].split("\0")[5 + len(places) : -1],
         "env": {name: value for name, _, value in environ},
         "cwd": parts[2],
+        "files": parts[3],
     }
 
 

@@ -85,24 +85,23 @@ def show_launch(
 
 def as_data(decision: Any, trace: list[tuple[str, str, str]]) -> dict[str, Any]:
     """The documented JSON form of a decision."""
-    import os
-
     plan, job = decision.plan, decision.job
     given = {name: value for name, value in plan.env.items() if job.env.get(name) != value}
     box = decision.container
+    settings = {**decision.settings.as_dict(), "variables": masked(dict(decision.settings.variables))}
     return {
         "image": {"name": decision.image.name, "path": decision.image.path, "kind": decision.image.kind},
         "runtime": decision.runtime or "user hook",
         "trace": steps(trace),
         "mode": plan.mode,
         "argv": list(plan.argv),
-        "cwd": plan.cwd or os.getcwd(),
+        "cwd": plan.cwd or job.cwd,
         "env": {"set": masked(given), "unset": sorted(set(job.env) - set(plan.env))},
         "mounts": [mount.as_dict() for mount in box.mounts] if box else [],
         "workdir": box.workdir if box else job.cwd,
         "settings": {
             name: {"value": value, "from": decision.settings.origins.get(name, "built-in")}
-            for name, value in decision.settings.as_dict().items()
+            for name, value in settings.items()
             if name not in ("origins", "mounts")
         },
         "own": masked(dict(box.own)) if box else {},
@@ -139,6 +138,9 @@ def as_text(shown: dict[str, Any]) -> list[str]:
         return [*lines, *shown["error"]["lines"]]
     lines += [head("command") + f"  ({shown['mode']})"]
     lines += ["  " + " ".join(shlex.quote(visible(word)) for word in shown["argv"])]
+    asked = {name: value for name, value in shown["settings"].items() if value["from"] != "built-in"}
+    lines += [head("settings")] if asked else []
+    lines += [f"  {name}={visible(str(value['value']))}  ({value['from']})" for name, value in asked.items()]
     lines += [head("mounts")]
     for mount in shown["mounts"]:
         how = " read-only" if mount["readonly"] else ""

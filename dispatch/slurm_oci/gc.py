@@ -1,0 +1,159 @@
+"""What tasks that are gone have left on this node, found and removed.
+
+Everybody removes his own. Root removes nothing: for each owner of a state root he has a child, which
+becomes that owner for good before it looks at anything of his, and is waited for a limited time.
+"""
+
+import json
+import os
+import pwd
+import select
+import signal
+import socket
+import time
+from typing import NoReturn
+
+import attrs
+
+from slurm_oci import state
+from slurm_oci.job import STANDARD_PATH
+
+SECONDS = 30.0  # for one owner: a file system of his own may never answer
+NOBODY = 65534  # the group of a uid without passwd entry
+
+
+@attrs.frozen
+class Left:
+    """A private directory whose task is gone."""
+
+    path: str
+    uid: int
+    job: int
+    step: int  # as Slurm's %s: 4294967291 is the batch step's
+    task: int
+    removed: bool  # False in a dry run too
+
+
+@attrs.frozen
+class Wanted:
+    """What is to be looked for, and what to be done with it."""
+
+    node: str  # as Slurm's %n
+    base: str = state.BASE  # site.toml's `state`
+    job: int | None = None  # of this job alone
+    dry_run: bool = False
+
+
+def this_node() -> str:
+    """The node's name as Slurm has it in steps, prolog and epilog, else the host's."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname().partition(".")[0]
+
+
+def collect(wanted: Wanted, seconds: float = SECONDS) -> tuple[list[Left], list[str]]:
+    """What this user's dead tasks have left, as root everybody's; and what went wrong, a line each."""
+    if os.geteuid() != 0:
+        return own(wanted), []
+    found, wrong = [], []
+    for uid in owners(wanted.base):
+        try:
+            found += as_owner(uid, wanted, seconds)
+        except OSError as error:
+            wrong.append(f"uid {uid}: {error}")
+    return found, wrong
+
+
+def own(wanted: Wanted) -> list[Left]:
+    """Removes what the effective user's dead tasks have left; all of it, removed or not."""
+    uid = os.geteuid()
+    found = []
+    for root in state.existing(uid, wanted.base):
+        for path in state.left_over(root, wanted.node):
+            *_, job, step, task, _ = os.path.basename(path).split(".")
+            if wanted.job in (None, int(job)):
+                if not wanted.dry_run:
+                    state.remove(path)
+                found.append(Left(path, uid, int(job), int(step), int(task), not os.path.lexists(path)))
+    return found
+
+
+def owners(base: str) -> list[int]:
+    """The users who may have a state root here, by the names in directories that are nobody's own.
+
+    Anybody can make such a name; whether what it names is its user's is for the user to find out.
+    """
+    names = [name for folder in (base, "/run/user") for name in listed(folder)]
+    for folder in state.SHARED:
+        names += [
+            n[len("slurm-oci-") :].partition(".")[0] for n in listed(folder) if n.startswith("slurm-oci-")
+        ]
+    numbers = {int(name) for name in names if name.isascii() and name.isdecimal() and len(name) < 11}
+    return sorted(number for number in numbers if number < 2**32 - 1)  # which setresuid(2) takes for none
+
+
+def listed(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def as_owner(uid: int, wanted: Wanted, seconds: float) -> list[Left]:
+    """What `own` gives, done by a child that is `uid`. Raises OSError."""
+    answer, end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        be_owner(uid, wanted, end)
+    os.close(end)
+    try:
+        told = json.loads(read(answer, time.monotonic() + seconds) or '"its process was killed"')
+    except TimeoutError:
+        os.killpg(child, signal.SIGKILL)  # with what it has started
+        raise
+    finally:
+        os.close(answer)
+        os.waitpid(child, 0)
+    if isinstance(told, str):
+        raise OSError(told)
+    return [Left(**left) for left in told]
+
+
+def be_owner(uid: int, wanted: Wanted, end: int) -> NoReturn:
+    """Goes on as the owner alone, in a process group of its own, and tells what `own` gives."""
+    try:
+        os.setpgid(0, 0)
+        become(uid)
+        told: object = [attrs.asdict(left) for left in own(wanted)]
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+    try:
+        with open(end, "wb") as out:
+            out.write(json.dumps(told).encode())
+    finally:
+        os._exit(0)
+
+
+def become(uid: int) -> None:
+    """Makes this process one of the user's: no group, no variable and no directory of root's is left."""
+    try:
+        entry = pwd.getpwuid(uid)
+        gid, groups = entry.pw_gid, os.getgrouplist(entry.pw_name, entry.pw_gid)
+    except KeyError:
+        gid, groups = NOBODY, []
+    os.setgroups(groups)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    os.environ.clear()
+    os.environ["PATH"] = STANDARD_PATH
+    os.umask(0o077)
+    os.chdir("/")
+
+
+def read(answer: int, end: float) -> bytes:
+    """All that the child writes until it closes its end. Raises TimeoutError."""
+    parts: list[bytes] = []
+    while select.select([answer], [], [], max(0.0, end - time.monotonic()))[0]:
+        part = os.read(answer, 1 << 16)
+        if not part:
+            return b"".join(parts)
+        parts.append(part)
+    raise TimeoutError("gave no answer in time, and was ended")

@@ -1,0 +1,92 @@
+"""One JSON line a task, for a site that wants to know which runtimes its users use.
+
+Imported only where site.toml says `log`. The user's own process writes it, so that the user can
+write what he likes: it counts, it proves nothing.
+"""
+
+import json
+import os
+import time
+
+from slurm_oci import state
+from slurm_oci.values import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from slurm_oci.main import Decision
+    from slurm_oci.problems import Problem
+    from slurm_oci.values import Request, Step
+
+SYSLOG = "syslog"  # as `log`: the local syslog daemon, facility user, priority info
+
+
+class Record:
+    """The line of one task."""
+
+    def __init__(self, target: str, asked: "Request") -> None:
+        self.target = target  # `syslog` or a file's path
+        self.fields: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "node": asked.node,
+            "job": asked.job,
+            "step": asked.step_name,
+            "task": asked.task,
+            "user": asked.user,
+            "image": asked.bundle,
+            "kind": None,
+            "runtime": None,
+            "why": None,
+            "mode": None,
+            "start_ms": None,
+            "status": None,
+            "error": None,
+        }
+
+    def decided(self, decision: "Decision", trace: "list[Step]") -> None:
+        """Notes what is about to be started, and writes it down if nobody will be left to do so."""
+        self.fields |= {
+            "kind": decision.image.kind or None,
+            "runtime": decision.runtime or "user hook",
+            "why": next((why for step, _, why in reversed(trace) if step in ("runtime", "hook")), None),
+            "mode": decision.plan.mode,
+            "start_ms": milliseconds(),
+        }
+        if decision.plan.mode == "exec":
+            self.write()
+
+    def ended(self, status: int) -> None:
+        self.fields["status"] = status
+        self.write()
+
+    def failed(self, problem: "Problem") -> None:
+        self.fields |= {"status": problem.status, "error": problem.code}
+        self.write()
+
+    def write(self) -> None:
+        """Writes the line, whole or not at all. A log that cannot be written harms no task."""
+        line = json.dumps(self.fields)
+        if self.target == SYSLOG:
+            import syslog
+
+            syslog.openlog("slurm-oci", syslog.LOG_PID, syslog.LOG_USER)
+            syslog.syslog(syslog.LOG_INFO, line)
+            return
+        try:
+            # O_NONBLOCK: should it be a FIFO that nobody reads, no task waits for a reader.
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(self.target, flags, 0o600)
+        except OSError:
+            return
+        try:
+            os.write(descriptor, line.encode() + b"\n")
+        except OSError:
+            pass
+        finally:
+            os.close(descriptor)
+
+
+def milliseconds() -> int:
+    """Since this process started, to the kernel's clock tick (10 ms as a rule; proc(5), stat)."""
+    started = int(state.start_time(os.getpid())) / os.sysconf("SC_CLK_TCK")
+    return max(0, round((time.clock_gettime(time.CLOCK_BOOTTIME) - started) * 1000))

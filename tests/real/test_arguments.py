@@ -1,0 +1,389 @@
+"""Every argument, byte for byte: through Slurm, and through each runtime's own ways of being told.
+
+The runtimes get their tasks from the entry point directly, many in one call (`arrival.py`); Slurm
+gets many steps of one allocation (`each.py`). What arrives for each class of arguments is compared
+with the table in docs/arguments.md; SLURM_OCI_UPDATE=1 writes what was found instead, and then
+`python docs/generate.py` makes the table from it.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from conftest import GUIDES_LINE
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from images import IMAGES
+
+from slurm_oci.pattern import Fields, ShellActs, Version, shell_line, shell_words
+from slurm_oci.values import Request
+
+HERE = Path(__file__).resolve().parent
+TABLE = HERE.parent.parent / "docs" / "arguments.json"
+UPDATE = os.environ.get("SLURM_OCI_UPDATE") == "1"
+EXAMPLES = int(os.environ.get("SLURM_OCI_RANDOM_ARGUMENTS", "150"))
+
+CLASSES = {
+    "none": [[]],
+    "empty": [[""], ["", "a", "", ""]],
+    "space": [["a b"], [" ", "  a", "a "]],
+    "tab": [["a\tb", "\t"]],
+    "newline": [["a\nb"], ["\n", "a\n", "\na"]],
+    "single quote": [["it's"], ["'"], ["a'b'c"]],
+    "single quotes that pair up": [["'\"'"], ["'", " ", "'"]],
+    "double quote": [['a"b', '"', '""']],
+    "backslash": [["a\\b", "\\", "\\\\", "\\n", "\\'"[:1]]],
+    "`$()`": [["$(id)", "`id`", "$HOME", "${HOME}", "$"]],
+    "glob": [["*", "/*", "[a]?", "{a,b}", "~"]],
+    "`;`, `&`, `#`": [["a;b", "&", "#", "a #b", "|", ">x", "!"]],
+    "leading `-`": [["-n"], ["-c", "--help"]],
+    "`--`": [["--"], ["--", "-x", "--"]],
+    "`%`": [["%b", "%@", "%", "%%"]],
+    "not UTF-8": [["\udcff\udcfe"], ["a\udce9b"]],
+    "one of 100 kB": [["x" * 100_000]],
+    "a thousand short ones": [[str(number) for number in range(1000)]],
+}
+
+# Signs that a list, a shell, CSV, JSON, an overlay's options or a reader of options could take for
+# something else; each of these has broken a runtime's way once, here or elsewhere.
+ODD = ["a b", "a,b", "a:b", "a;b", "a\tb", "a\nb", "a\n", "a'b", 'a"b', '"a"', "a\\b", "a\\", "$HOME"]
+ODD += ["$(id)", "*", "[a]{b}", "-a", "--bind", "#a", "%b", "a=b", "é", "\udcff", "\x01", " a "]
+NAMES = st.sampled_from(ODD) | st.text(" ,:;'\"\\$`\n\t#%-=aé\udcff", min_size=1, max_size=8)
+TEXTS = st.sampled_from([*ODD, "", "'x'", "''", "a" * 100_000]) | st.binary(max_size=20).map(
+    lambda text: os.fsdecode(text.replace(b"\0", b""))
+)
+VARIABLES = st.sampled_from(
+    ["A", "BASH_FUNC_x%%", "a.b", "A-B", "1X", "a b", "LC_CTYPE", "IFS", "PS1", "TMPDIR", "LANG", "UID", "é"]
+) | st.text("ABcd_%.- $'\"\\é\udcff", min_size=1, max_size=6)
+WORDS = st.lists(TEXTS, max_size=6)
+
+RUNTIMES = ("unshare", "crun", "runc", "charliecloud", "apptainer")
+KIND = {"crun": "oci-bundle", "runc": "oci-bundle"}
+UTF8_ONLY = ("crun", "runc", "apptainer")
+
+
+def latin(text):
+    """The bytes of `text`, a character each, as JSON can hold them."""
+    return os.fsencode(text).decode("latin-1")
+
+
+def text(latin_text):
+    return os.fsdecode(latin_text.encode("latin-1"))
+
+
+def drawn(strategy, number):
+    """`number` random values. Hypothesis finds them; a failure prints the value."""
+    found = []
+
+    @settings(
+        max_examples=number, deadline=None, database=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(strategy)
+    def draw(value):
+        found.append(value)
+
+    draw()
+    return found
+
+
+@pytest.fixture(params=RUNTIMES)
+def runtime(request, slurm):
+    if request.param == "apptainer" and not slurm.root.has("apptainer"):
+        pytest.skip(f"{slurm.root.suite} has no package of apptainer")
+    return request.param
+
+
+@pytest.fixture
+def arrive(slurm):
+    """Starts tasks through the entry point; what arrived of each."""
+    slurm.root.write("/tmp/arrival.py", (HERE / "arrival.py").read_text())
+
+    def ask(cases):
+        status, out, error = slurm("python3", "/tmp/arrival.py", input=json.dumps(cases), timeout=300)
+        assert (status, error) == (0, b"")
+        return json.loads(out)
+
+    return ask
+
+
+def case(runtime, command=(), env=None, image=None, **more):
+    env = {"SLURM_OCI_RUNTIME": runtime, **(env or {})}
+    return {
+        "image": latin(image or IMAGES[KIND.get(runtime, "rootfs")]),
+        "command": [latin(word) for word in command],
+        "env": {latin(name): latin(value) for name, value in env.items()},
+        **more,
+    }
+
+
+# The table
+
+
+def test_each_class_of_arguments_arrives_or_is_refused_by_a_runtime(slurm, runtime, arrive):
+    """As docs/arguments.md says."""
+    found = {}
+    for name, lists in CLASSES.items():
+        told = arrive([case(runtime, command) for command in lists])
+        found[name] = verdict([verdict_of_runtime(*pair) for pair in zip(lists, told)])
+    compare(slurm, runtime, found)
+
+
+def verdict_of_runtime(command, told):
+    if "argv" in told:
+        return "arrives" if [text(word) for word in told["argv"]] == command else "is changed"
+    first = told["error"].splitlines()[0]
+    return "refused: " + first.rpartition("[")[2].rstrip("]") if told["status"] == 125 else first
+
+
+@pytest.mark.parametrize("line", ["shipped", "guide's"])
+def test_each_class_of_arguments_arrives_through_slurm_or_is_broken_by_it(slurm, line):
+    """As docs/arguments.md says; the image's runtime is one that carries everything."""
+    if line == "guide's":
+        slurm.oci_conf("IgnoreFileConfigJson=true", "CreateEnvFile=null", f'RunTimeRun="{GUIDES_LINE}"')
+    lists = [(name, command) for name, several in CLASSES.items() for command in several]
+    ended = steps(slurm, [(IMAGES["rootfs"], ["/bin/sh", "-c", PRINT, "sh", *words]) for _, words in lists])
+    verdicts = {}
+    for (name, command), (status, out, error) in zip(lists, ended):
+        verdicts.setdefault(name, []).append(verdict_of_slurm(command, status, out, error))
+    compare(slurm, f"the {line} line", {name: verdict(each) for name, each in verdicts.items()})
+
+
+def verdict_of_slurm(command, status, out, error):
+    if status == 0:
+        return "arrives" if [text(word) for word in out.split("\0")[5:-1]] == command else "is changed"
+    return "does not start: sh finds no end of a quote" if "nterminated quoted" in error else error
+
+
+def verdict(verdicts):
+    return ", ".join(dict.fromkeys(verdicts))
+
+
+def compare(slurm, column, found):
+    """`found` with what the docs say of this suite's `column`; or writes it there."""
+    table = json.loads(TABLE.read_text()) if TABLE.exists() else {}
+    suite = table.setdefault(slurm.root.suite, {"slurm": "", "columns": {}})
+    if UPDATE:
+        suite["slurm"] = str(version_of(slurm))
+        suite["columns"][column] = found
+        TABLE.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n")
+    assert found == suite["columns"].get(column), "SLURM_OCI_UPDATE=1 writes docs/arguments.json anew"
+
+
+# Random ones, for each runtime
+
+
+def test_any_command_and_variables_arrive_or_are_refused_by_name(runtime, arrive):
+    """Hundreds of values in a few dozen containers: nothing is changed on its way."""
+    wanted = drawn(st.tuples(WORDS, st.dictionaries(VARIABLES, TEXTS, max_size=8)), EXAMPLES // 5)
+    for (command, env), told in zip(wanted, arrive([case(runtime, *pair) for pair in wanted])):
+        if runtime in UTF8_ONLY and not all(map(is_utf8, [*command, *env, *env.values()])):
+            assert_refused(told, "argument-refused")
+            continue
+        assert (told["status"], told["error"]) == (0, ""), (command, env)
+        assert [text(word) for word in told["argv"]] == command
+        got = {text(name): text(value) for name, value in told["env"].items()}
+        assert {name: got.get(name) for name in env} == env
+
+
+@pytest.mark.parametrize("home", ["/home/alice", "/else/where", "/a $HOME", "'/quoted'", "relative", "/a\nb"])
+def test_home_is_the_jobs(runtime, arrive, home):
+    """Though some runtimes have ideas of their own about it."""
+    (told,) = arrive([case(runtime, env={"HOME": home})])
+    assert (told["status"], told["error"], told["env"]["HOME"]) == (0, "", home)
+
+
+@pytest.mark.parametrize(
+    ("home", "refusing"), [("", ("apptainer", "runc")), ("/a:b", ("apptainer",))], ids=["empty", "colon"]
+)
+def test_a_home_that_a_runtime_cannot_pass_on_is_refused(runtime, arrive, home, refusing):
+    """By those alone that would set another."""
+    (told,) = arrive([case(runtime, env={"HOME": home})])
+    if runtime in refusing:
+        assert_refused(told, "argument-refused")
+    else:
+        assert (told["status"], told["env"]["HOME"]) == (0, home)
+
+
+def test_all_variables_are_those_of_the_job_where_it_asks_for_that(runtime, arrive):
+    """SLURM_OCI_ENV=all: also those that programs of the image would rather have from the image."""
+    env = {"PATH": "/odd:$x:'q':`id`", "LD_LIBRARY_PATH": '/a$X:\'b\':"c"\\', "LD_PRELOAD": "", "LD_AUDIT": ""}
+    (told,) = arrive([case(runtime, env={**env, "SLURM_OCI_ENV": "all"})])
+    got = {name: told["env"].get(name) for name in env}
+    if runtime == "apptainer":  # which has a directory of the host's libraries for GPUs
+        env["LD_LIBRARY_PATH"] += ":/.singularity.d/libs"
+    assert (told["status"], got) == (0, env)
+
+
+def test_what_no_program_can_be_given_is_told_by_name(runtime, arrive):
+    """A variable of 128 KiB or more can be in a job's environment file; no kernel passes it on. (A word
+    of the command cannot: it would not have come as far as the entry point.)"""
+    (told,) = arrive([case(runtime, env={"LONG": "x" * 32 * os.sysconf("SC_PAGE_SIZE")})])
+    assert_refused(told, "argument-too-long")
+    assert told["error"].startswith("slurm-oci: error: the variable `LONG` is ")
+
+
+@pytest.fixture
+def odd_places(slurm):
+    """Makes directories in alice's home, each with a file that names it; their paths."""
+    home = os.fsencode(slurm.root.path("/home/alice"))
+
+    def make(names):
+        for number, name in enumerate(names):
+            folder = home + b"/odd/" + os.fsencode(name)
+            os.makedirs(folder, exist_ok=True)
+            with open(folder + b"/mark", "w") as file:
+                file.write(f"<{number}>")
+        return ["/home/alice/odd/" + name for name in names]
+
+    yield make
+    slurm("rm", "-rf", "/home/alice/odd", user="root")
+
+
+def test_any_bind_mount_arrives_or_is_refused_by_name(runtime, arrive, odd_places):
+    """Its source and its target, whatever signs their names hold."""
+    names = sorted({*ODD, *drawn(NAMES, EXAMPLES // 5)})
+    sources = odd_places(names)
+    cases = [
+        case(
+            runtime,
+            env={"SLURM_OCI_MOUNTS": f"{escaped(source)}:/mnt/{number},{escaped(source)}:{escaped('/to/' + name)}"},
+            look=[latin(f"/mnt/{number}/mark"), latin(f"/to/{name}/mark")],
+        )
+        for number, (name, source) in enumerate(zip(names, sources))
+    ]
+    for number, (name, told) in enumerate(zip(names, arrive(cases))):
+        if runtime in UTF8_ONLY and not is_utf8(name):
+            assert_refused(told, "argument-refused")
+        elif runtime == "charliecloud" and ":" in name:
+            assert_refused(told, "setting-refused")
+        else:
+            assert (told["status"], told["error"], told["files"]) == (0, "", f"<{number}>" * 2), name
+
+
+def escaped(path):
+    return "".join("\\" + sign if sign in "\\,:\n" else sign for sign in path)
+
+
+def test_any_working_directory_arrives_or_is_refused_by_name(runtime, arrive, odd_places):
+    """The job's own as well as one asked for."""
+    names = sorted({*ODD, *drawn(NAMES, EXAMPLES // 10)})
+    places = odd_places(names)
+    cases = [case(runtime, cwd=latin(place)) for place in places]
+    cases += [case(runtime, env={"SLURM_OCI_WORKDIR": place}) for place in places]
+    for place, told in zip([*places, *places], arrive(cases)):
+        if runtime in UTF8_ONLY and not is_utf8(place):
+            assert_refused(told, "argument-refused")
+        else:
+            assert (told["status"], told["error"], told["cwd"]) == (0, "", latin(place)), place
+
+
+def test_any_path_of_an_image_arrives_or_is_refused_by_name(slurm, runtime, arrive):
+    """Also a relative one that begins with a dash."""
+    kind = KIND.get(runtime, "rootfs")
+    made = []
+    for name in ODD:
+        folder = b"/home/alice/images/" + os.fsencode(name)
+        slurm("mkdir", "-p", b"/home/alice/images", user="root")
+        status, _, error = slurm("cp", "-al", IMAGES[kind], folder, user="root")
+        assert status == 0, error
+        made.append(os.fsdecode(folder))
+    try:
+        cases = [case(runtime, image=path) for path in made]
+        cases += [case(runtime, image=name, cwd="/home/alice/images") for name in ODD]
+        for name, told in zip([*ODD, *ODD], arrive(cases)):
+            if runtime in UTF8_ONLY and not is_utf8(name):
+                assert_refused(told, "argument-refused")
+            else:
+                assert (told["status"], "argv" in told) == (0, True), (name, told["error"])
+    finally:
+        slurm("rm", "-rf", "/home/alice/images", user="root")
+
+
+def is_utf8(value):
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def assert_refused(told, code):
+    assert told["status"] == 125, told
+    assert told["error"].splitlines()[0].endswith(f"[{code}]")
+
+
+# Random ones, through Slurm
+
+PRINT = "cat /proc/$$/cmdline"
+RECORDER = "#!/bin/sh\nprintf '%s\\0' \"$@\"\n"
+QUIET = st.text(" \t'\"#%b-/:,=aé\udcff", max_size=6)
+HARSH = st.text(" \t\n'\"\\$`();&|<>*?[]{}~!#%-aé\udcff", max_size=6) | st.sampled_from(
+    ["'; touch ran; echo '", "$(touch ran)", "`touch ran`", "\ntouch ran\n", "' '", "'\"'", "'\"'\"'", " # "]
+)
+
+
+def steps(slurm, tasks):
+    """Runs `srun --container=IMAGE COMMAND…` for each of `tasks` as the steps of one job; how each
+    one ended."""
+    slurm.root.write("/tmp/each.py", (HERE / "each.py").read_text())
+    words = [
+        ["srun", "-Q", "--overlap", "-n1", f"--container={latin(image)}", *map(latin, command)]
+        for image, command in tasks
+    ]
+    status, out, error = slurm(
+        "salloc", "-Q", "-n1", "python3", "/tmp/each.py", input=json.dumps(words), timeout=300,
+        env={"SLURM_OCI_RUNTIME": "unshare"},
+    )  # fmt: skip
+    assert status == 0, error
+    return json.loads(out)
+
+
+def version_of(slurm):
+    status, out, _ = slurm("sinfo", "--version")
+    assert status == 0
+    return Version.parse(out.decode())
+
+
+def test_any_command_arrives_with_the_shipped_file(slurm):
+    """In every version of Slurm, whatever it makes of quotes; and nothing of it is executed."""
+    commands = drawn(st.lists(HARSH, max_size=8), EXAMPLES)
+    ended = steps(slurm, [(IMAGES["rootfs"], ["/bin/sh", "-c", PRINT, "sh", *words]) for words in commands])
+    for command, (status, out, error) in zip(commands, ended):
+        assert (status, error) == (0, ""), command
+        assert [text(word) for word in out.split("\0")[4:-1]] == command
+    assert not slurm.root.path("/home/alice/ran").exists()
+
+
+def test_the_guides_line_does_what_the_model_of_this_version_says(slurm):
+    """Right or wrong: the words that `shell_words` predicts arrive, and where it predicts a quote
+    without its partner, nothing is started."""
+    slurm.root.write("/usr/local/bin/recorder", RECORDER, mode=0o755)
+    line = GUIDES_LINE.replace("/opt/slurm-oci/run", "/usr/local/bin/recorder")
+    slurm.oci_conf("IgnoreFileConfigJson=true", f'RunTimeRun="{line}"')
+    version = version_of(slurm)
+    tasks = [
+        ("/tmp/" + bundle, ["/bin/true", *words])
+        for bundle, words in drawn(st.tuples(QUIET, st.lists(QUIET, max_size=5)), EXAMPLES)
+    ]
+    broken = 0
+    for step, (task, (status, out, error)) in enumerate(zip(tasks, steps(slurm, tasks))):
+        try:
+            expected = predicted(line, version, task, step, out)
+        except ShellActs as reason:
+            assert "without its partner" in str(reason)
+            assert (status, out) == (2, ""), (task, error)
+            broken += 1
+        else:
+            assert (status, [text(word) for word in out.split("\0")[:-1]]) == (0, expected), task
+    assert 0 < broken < len(tasks)
+
+
+def predicted(line, version, task, step, out):
+    """The entry point's words for step number `step` of the job whose number is among those in `out`."""
+    bundle, command = task
+    job = next((int(word) for word in out.split("\0") if word.isdecimal() and word != "1001"), 0)
+    request = Request(bundle, "", "alice", 1001, "node1", job, step, 0, tuple(command))
+    fields = Fields.in_slurm(version, request, cwd="/home/alice")
+    return list(shell_words(shell_line(line, fields, version))[1:])
