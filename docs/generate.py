@@ -9,6 +9,7 @@ A part stands in its page between `<!-- made from the code: NAME -->` and `<!-- 
 
 import ast
 import importlib
+import json
 import pkgutil
 import re
 import sys
@@ -93,6 +94,31 @@ def findings() -> str:
     return "\n".join(["| code | severity | meaning |", "|---|---|---|", *rows, ""])
 
 
+def arguments() -> str:
+    """What tests/real/test_arguments.py found for each class of arguments, a column for each runtime
+    (one that differs between two Debian suites has two) and each Slurm version's two lines."""
+    found = json.loads((PROJECT / "docs" / "arguments.json").read_text(encoding="utf-8"))
+    columns: dict[str, dict[str, str]] = {}
+    for suite in found.values():
+        for name, verdicts in suite["columns"].items():
+            title = f"Slurm {suite['slurm']}, {name}" if name.endswith(" line") else f"`{name}`"
+            if columns.setdefault(title, verdicts) != verdicts:
+                columns[f"{title} beside Slurm {suite['slurm']}"] = verdicts
+    names = sorted(columns, key=lambda title: (title.startswith("Slurm"), list(columns).index(title)))
+    rows = [["argument", *names]]
+    rows += [[kind, *(columns[name][kind] for name in names)] for kind in columns[names[0]]]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:], ""])
+
+
+def templates() -> str:
+    """Every starting point for ~/.slurm-oci-run."""
+    from slurm_oci.templates import templates
+
+    rows = [f"| `{found.name}` | {found.summary} |" for found in templates(str(PROJECT / "user_templates"))]
+    return "\n".join(["| template | |", "|---|---|", *rows, ""])
+
+
 def example() -> str:
     text = (PROJECT / "docs" / "example_plugin.py").read_text(encoding="utf-8")
     return f"```python\n{text}```\n"
@@ -163,7 +189,9 @@ PARTS = {
     "runtimes": runtimes,
     "errors": errors,
     "example": example,
+    "arguments": arguments,
     "findings": findings,
+    "templates": templates,
 }
 
 if __name__ == "__main__":

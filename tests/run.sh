@@ -64,7 +64,7 @@ get_programs() {
     say "!!! LEFT OUT: the tests that need what is missing here: sudo apt-get install ${packages[*]}"
 }
 
-shell_scripts=(.ci/run tests/*.sh opt-slurm-oci/slurm-oci-run-default)
+shell_scripts=(.ci/run tests/*.sh opt-slurm-oci/slurm-oci-run-default user_templates/*.bash)
 
 keep_caches_out_of_the_checkout() {
     export RUFF_CACHE_DIR=$cache/ruff MYPY_CACHE_DIR=$cache/mypy HYPOTHESIS_STORAGE_DIRECTORY=$cache/hypothesis

@@ -6,15 +6,16 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import job
+from conftest import job, request
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from slurm_oci import settings
+from slurm_oci.container import build
 from slurm_oci.definition import KEYS, LARGEST, LEVELS, REFUSED_FLAGS, Definition, read
 from slurm_oci.positions import Positions
-from slurm_oci.problems import ImageMissing, Problem, SettingInvalid
-from slurm_oci.values import Mount, Settings
+from slurm_oci.problems import ImageMissing, Problem, SettingInvalid, SettingRefused
+from slurm_oci.values import Image, Mount, Settings
 
 
 @pytest.fixture
@@ -151,6 +152,25 @@ def test_variables_are_replaced_in_mounts_bases_and_choices(write, tmp_path):
     assert [(m.source, m.target) for m in found.mounts] == [(str(tmp_path), "/x")]
 
 
+def built(image: Image, variables: dict[str, str]) -> dict[str, str]:
+    asked = Settings(variables=variables, origins={"variables": "`variables` in env.toml:3"})
+    return dict(build(request(), job({"A": "1", "B": "2", "C": ""}), image, asked).env)
+
+
+def test_an_empty_text_takes_the_job_s_variable_away():
+    """As in EDF; an empty variable of the job's own stays."""
+    assert built(Image("/i", "squashfs", "/i"), {"A": "", "D": "4"}) == {"B": "2", "C": "", "D": "4"}
+
+
+def test_what_the_image_itself_declares_cannot_be_taken_away():
+    """As far as that can be seen, it is refused by name."""
+    image = Image("/b", "oci-bundle", "/b", "", {"process": {"env": ["A=image's"]}})
+    with pytest.raises(SettingRefused) as caught:
+        built(image, {"A": ""})
+    assert caught.value.message == "`variables` in env.toml:3 takes away `A`, which the image itself declares"
+    assert built(image, {"B": ""}) == {"A": "1", "C": ""}
+
+
 # Base environments
 
 
@@ -234,6 +254,29 @@ def test_an_annotation_of_a_base_may_be_taken_back(write):
     path = write(f'base_environment = "{a}"\nannotations."com.hooks.ssh.enabled" = "False"\n')
     assert made(path) == ("/i", Settings())
     assert f"{a}:3: the annotation `com.hooks.ssh.enabled`" in refused(a).message
+
+
+def test_explain_shows_where_each_setting_is_from(slurm, place):
+    """The files that were read, and of each setting file and line, or the job's variable."""
+    (place / "image/bin").mkdir(parents=True)
+    (place / "image/bin/sh").write_text("")
+    (place / "base.toml").write_text('home = "none"\nworkdir = "/"\nruntime = "unshare"\n')
+    path = place / "env.toml"
+    path.write_text(f'base_environment = "{place}/base.toml"\nimage = "{place}/image"\nworkdir = "/bin"\n')
+    slurm.environ["SLURM_OCI_WRITABLE"] = "tmp"
+    shown = slurm.call("explain", path, program="bin/slurm-oci-plugins").out.splitlines()
+    steps = [" ".join(line.split()) for line in shown if line.lstrip().startswith("definition:")]
+    assert steps == [
+        f"definition: {place}/base.toml (a base environment, level 1)",
+        f"definition: {path} (read)",
+        f"definition: {place}/image (the image, from {path}:2)",
+    ]
+    assert shown[shown.index("settings") + 1 :][:4] == [
+        f"  runtime=unshare  (`runtime` in {place}/base.toml:3)",
+        f"  workdir=/bin  (`workdir` in {path}:3)",
+        f"  home=none  (`home` in {place}/base.toml:1)",
+        "  writable=tmp  (SLURM_OCI_WRITABLE)",
+    ]
 
 
 # What is refused

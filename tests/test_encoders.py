@@ -24,7 +24,9 @@ from slurm_oci.container import build
 from slurm_oci.problems import ArgumentRefused, ArgumentTooLong
 from slurm_oci_plugins import apptainer, charliecloud, crun, runc, unshare
 
-PLUGINS = {module.__name__.rpartition(".")[2]: module for module in (apptainer, charliecloud, crun, runc, unshare)}
+PLUGINS = {
+    module.__name__.rpartition(".")[2]: module for module in (apptainer, charliecloud, crun, runc, unshare)
+}
 STAND_IN = "#!/bin/sh\n/bin/cat /proc/$$/cmdline /proc/$$/environ\nexit\n"
 
 PIECES = st.sampled_from([*"',:;\"\\$`=-#% \t\n*~aé", "\udcff", "$HOME", "$(id)", "''", "' '", "--", "a,ro"])
@@ -57,7 +59,9 @@ def read_apptainer(argv: list[str], env: dict[str, str], files: dict[str, bytes]
     (workdir,) = values["--cwd"]
     mounts = set()
     for text in values.get("--mount", []):
-        kind, source, target = next(csv.reader([text]) if "\n" not in text else csv.reader(text.splitlines(True)))
+        kind, source, target = next(
+            csv.reader([text]) if "\n" not in text else csv.reader(text.splitlines(True))
+        )
         assert kind == "type=bind"
         mounts.add((source.removeprefix("src="), target.removeprefix("dst=")))
     inside = {name: value for name, value in env.items() if not name.startswith("APPTAINERENV_")}
@@ -109,6 +113,8 @@ def read_oci(argv: list[str], env: dict[str, str], files: dict[str, bytes]) -> T
 def read_unshare(argv: list[str], env: dict[str, str], files: dict[str, bytes]) -> Told:
     """A list of operations (`enter.py`)."""
     inside, mounts, image = dict(env), set(), ""
+    if inside.get("LC_CTYPE") == "C":
+        inside["LC_CTYPE"] = "C.UTF-8"  # as that Python has it (PEP 538)
     rest = argv[2:]
     while rest[0] != "start":
         operation, rest = rest[0], rest[1:]
@@ -199,7 +205,9 @@ def must_be_refused(runtime: str, sent: Told) -> bool:
 @example(command=[], env={}, mounts=[("s", "a:b")], image="i")
 @example(command=[], env={}, mounts=[("s", "t")], image="a,b:c\\")
 @example(command=[], env={}, mounts=[], image="a,b:c\\\udcff")
-def test_a_runtime_is_told_exactly_what_was_written(runtime, stand_in, tmp_path_factory, command, env, mounts, image):
+def test_a_runtime_is_told_exactly_what_was_written(
+    runtime, stand_in, tmp_path_factory, command, env, mounts, image
+):
     """Command, variables, mounts, working directory and image: carried exactly, or refused."""
     place = tmp_path_factory.getbasetemp() / "encoders"
     root = place / f"{image}.image"
@@ -292,6 +300,8 @@ def test_a_default_mount_that_charliecloud_cannot_do_is_left_out(tmp_path):
     default = Mount(str(folder), "/data", wish=False, why="home")
     image = Image(str(tmp_path), "rootfs", str(tmp_path), str(tmp_path))
     made = charliecloud.plan(
-        container(image=image, mounts=(default,), executables={"ch-run": "/ch-run"}, probed={"write-fake": True})
+        container(
+            image=image, mounts=(default,), executables={"ch-run": "/ch-run"}, probed={"write-fake": True}
+        )
     )
     assert "--bind" not in made.argv

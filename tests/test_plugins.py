@@ -9,7 +9,10 @@ from slurm_oci import Runtime
 from slurm_oci.node import probe_all, states
 from slurm_oci.plugins import Aside, gather
 
-BUILT_IN = ["crun", "runc", "apptainer", "charliecloud", "unshare"]
+BUILT_IN = [
+    *("crun", "runc", "apptainer", "singularity", "charliecloud", "enroot", "podman"),
+    *("nvidia-container-runtime", "shifter", "sarus", "unshare"),
+]
 GOOD = """
 from slurm_oci import Plan, Runtime
 def slurm_oci_runtimes():

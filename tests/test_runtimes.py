@@ -295,9 +295,11 @@ def test_an_oci_runtime_runs_a_copy_of_the_bundle(root, data, plan, options):
     )  # fmt: skip
     before = json.dumps(image.config)
     name = options[0].rpartition("/")[2]
+    umask = os.umask(0o027)
     made = plan(
         box(name, image, mounts=(mount(data, "/data", True),), workdir="/data", job=job({"PMI_FD": "7"}))
     )
+    assert os.umask(umask) == 0o027
     state = ("--root", "/private/state")
     assert made.replace(files=()) == Plan(
         (*options, *state, "run", "--preserve-fds", "5", "--bundle", "/private/bundle", "task"),
@@ -316,7 +318,7 @@ def test_an_oci_runtime_runs_a_copy_of_the_bundle(root, data, plan, options):
             "capabilities": {"bounding": []},
             "noNewPrivileges": True,
             "terminal": False,
-            "user": {"uid": 5, "gid": 6},
+            "user": {"uid": 5, "gid": 6, "umask": 0o027},
         },
         "mounts": [bind(str(data), "/data", "ro"), *host],
         "linux": {

@@ -139,7 +139,7 @@ class Known:
         return found is not None and name not in found
 
 
-LIST_AT = 3  # from here on a listing is cheaper than looking for each
+LIST_AT = 2  # from here on a listing is cheaper than looking for each
 
 
 def listed(folder: str) -> "Container[str] | None":

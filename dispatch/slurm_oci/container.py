@@ -124,7 +124,7 @@ def mounts(
     places.append((job.cwd, "the job's directory"))
     for place, why in places:
         wish = why == "home" and settings.wished("home")
-        if is_ours(place, image) and is_free(place, found):
+        if is_free(place, found) and is_ours(place, image):
             found[place] = Mount(place, place, False, wish, why)
     return tuple(sorted(found.values(), key=lambda mount: mount.target))
 
@@ -223,7 +223,7 @@ def workdir_in(container: Container) -> tuple[str, tuple[str, ...]]:
     for mount in reversed(container.mounts):
         if is_below(workdir, mount.target):
             inside = mount.source + workdir[len(mount.target.rstrip("/")) :]
-            there = os.path.isdir(inside)
+            there = inside == container.job.cwd or os.path.isdir(inside)  # the former is where we are
             break
     else:
         if not container.image.root and (container.workdir_wished or workdir == "/"):

@@ -54,9 +54,9 @@ def plan(container: Container) -> Plan:
             f"{settings.origins['writable']} is `yes`: `{image.name}` is a file, which cannot change"
         )
     mounts, lacking = placed(container) if image.root else (container.mounts, container.mounts)
-    # It makes places by an overlay, whose options have no way to write these signs.
-    can_make = not set(os.path.realpath(image.root)) & set(",:\\")
-    can_make = can_make and container.probed.get("write-fake", False) and settings.writable == "no"
+    can_make = container.probed.get("write-fake", False) and settings.writable == "no"
+    if can_make and lacking and set(os.path.realpath(image.root)) & set(",:\\"):
+        can_make = False  # it would by an overlay, whose options have no way to write these signs
     mounts = tuple(kept(mounts, lacking, can_make, container))
     if can_make and any(mount in lacking for mount in mounts):
         options += ["--write-fake"]  # the only way to a mount point that the image lacks

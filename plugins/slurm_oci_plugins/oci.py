@@ -22,11 +22,12 @@ NAME = "task"  # of the container: each has a state directory to itself
 HOST = ("/dev", "/proc", "/sys")
 
 
-def plan_for(container: Container, name: str, options: tuple[str, ...]) -> Plan:
-    """The plan of a runtime with runc's command line; `options` go before its command."""
+def plan_for(container: Container, name: str, options: tuple[str, ...], own_terminal: bool = True) -> Plan:
+    """The plan of a runtime with runc's command line; `options` go before its command. Where the job
+    has a terminal, the container gets one of its own unless `own_terminal` is false."""
     require_utf8(name, container)
     image, private = container.image.root, container.private
-    terminal = os.isatty(0) and os.isatty(1)
+    terminal = own_terminal and os.isatty(0) and os.isatty(1)
     host = tuple(Mount(path, path, wish=False) for path in HOST)
     container = container.replace(mounts=tuple(sorted([*container.mounts, *host], key=target)))
     mounts, lacking = placed(container)
@@ -113,7 +114,9 @@ def config_for(
         process.pop(dropped, None)
     env = {"PATH": STANDARD_PATH, **container.image.env, **container.env}
     user = process.get("user", {})
-    ids = {"uid": user.get("uid", 0), "gid": user.get("gid", 0)}
+    umask = os.umask(0o077)  # which cannot be read without being set
+    os.umask(umask)
+    ids = {"uid": user.get("uid", 0), "gid": user.get("gid", 0), "umask": user.get("umask", umask)}
     process |= {
         "args": list(container.command),
         "env": [f"{name}={value}" for name, value in env.items()],

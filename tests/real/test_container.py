@@ -90,7 +90,10 @@ def test_bytes_that_are_no_text_arrive_or_are_refused(slurm, pair):
         assert (status, out) == (0, b"\xff\xfe\n")
     else:
         assert (status, out) == (125, b"")
-        assert err.startswith(b"slurm-oci: error: word 1 of the command is not UTF-8")
+        first = err.splitlines()[0]
+        assert first.startswith(b"slurm-oci: error: word 1 of the command")
+        assert b"is not UTF-8" in first
+        assert first.endswith(b"[argument-refused]")
 
 
 def test_the_jobs_environment_is_in_the_container(slurm, pair):

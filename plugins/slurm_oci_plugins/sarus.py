@@ -1,0 +1,61 @@
+"""Sarus: images in the user's own Sarus repository, by name. It is setuid root; `sarus pull` fetches."""
+
+from slurm_oci import Container, Mount, Plan, Runtime
+from slurm_oci.container import IMAGES_OWN, workdir_in
+from slurm_oci.job import STANDARD_PATH
+from slurm_oci.problems import ImageRefused
+from slurm_oci_plugins import carried
+
+# What the C library takes away from a setuid program (ld.so(8)) cannot be taken from its variables.
+TAKEN_AWAY = (*IMAGES_OWN, "TMPDIR", "TZDIR", "LOCPATH", "NLSPATH", "HOSTALIASES", "GCONV_PATH")
+
+
+def slurm_oci_runtimes() -> list[Runtime]:
+    return [
+        Runtime(
+            name="sarus",
+            summary="Sarus, CSCS's: images in its own repository",
+            accepts=("name", "reference"),
+            executables=("sarus",),
+            plan=plan,
+            carries=("mounts", "workdir", "variables", "home=none", "entrypoint=yes", "gpu=none"),
+            variables=("SARUS_",),
+        )
+    ]
+
+
+def plan(container: Container) -> Plan:
+    options = []
+    mounts = carried.mounts(container, fault_of_mount)
+    for mount in mounts:
+        fields = ["type=bind", f"source={mount.source}", f"destination={mount.target}"]
+        options.append("--mount=" + ",".join([*fields, *(["readonly"] if mount.readonly else [])]))
+    workdir, notes = workdir_in(container.replace(mounts=mounts))
+    options.append(f"--workdir={workdir}")
+    # The empty text must be a word of its own.
+    options += [] if container.settings.entrypoint == "yes" else ["--entrypoint", ""]
+    env = {"PATH": STANDARD_PATH, "HOME": container.job.home, "USER": container.job.user, **container.own}
+    for name, value in {**container.image.env, **container.env}.items():
+        # Without this the image's own would count before the job's.
+        if name in TAKEN_AWAY:
+            options.append(f"--env={name}={value}")
+        else:
+            options.append(f"--env={name}")
+            env[name] = value
+    argv = (container.executables["sarus"], "run", *options, repository_name(container.image.name))
+    return Plan((*argv, *container.command), env, notes=notes)
+
+
+def repository_name(name: str) -> str:
+    """`NAME` as `sarus images` lists it. Raises ImageRefused for what `sarus pull` cannot fetch."""
+    scheme, separator, rest = name.partition("://")
+    if separator and scheme != "docker":
+        raise ImageRefused(
+            f"`sarus` cannot run `{name}`: it knows images by docker:// alone",
+            "`sarus images` lists what there is",
+        )
+    return rest if separator else name
+
+
+def fault_of_mount(mount: Mount) -> str:
+    return "sarus cannot carry `,` or `=` in a path" if set(mount.source + mount.target) & set(",=") else ""
