@@ -34,13 +34,18 @@ main() {
     check ruff format --check .
     check mypy
     check shellcheck "${shell_scripts[@]}"
+    # Apart from each other, as each folder has a conftest.py of its own for its tests to import.
+    tests "$@" --ignore=tests/real tests
     if [ $slurm = yes ]; then
         build_roots
-    else
-        set -- --ignore=tests/real "$@"
+        tests "$@" tests/real
     fi
-    python -m pytest -o cache_dir="$cache/pytest" "$@" || failed+=(pytest)
     [ ${#failed[@]} = 0 ] || fail "failed: ${failed[*]}"
+}
+
+tests() {
+    say "pytest $*"
+    python -m pytest -o cache_dir="$cache/pytest" "$@" || failed+=("pytest $*")
 }
 
 usage() {

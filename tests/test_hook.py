@@ -100,9 +100,7 @@ def test_the_hook_gets_its_path_the_eight_fields_and_the_command(home, content):
     """`$0` is ~/.slurm-oci-run, `$1` to `$8` are the fields, then the command, word by word."""
     path = script(home / NAME, content)
     argv = find(str(home), ME).hook.argv(REQUEST)
-    output = subprocess.run(
-        argv, executable=argv[0], check=True, stdout=subprocess.PIPE, text=True
-    ).stdout
+    output = subprocess.run(argv, executable=argv[0], check=True, stdout=subprocess.PIPE, text=True).stdout
     words = [
         str(path),
         "/images/b b",
@@ -173,10 +171,7 @@ def test_a_home_that_others_can_write_is_refused(home, no_private_group, mode):
     home.chmod(mode)
     problem = refusal(home)
     who = "everybody" if mode & 2 else f"group {path.stat().st_gid}"
-    assert (
-        problem.message
-        == f"the directory `{home}` of `{path}` can be written by {who} (mode {mode:04o})"
-    )
+    assert problem.message == f"the directory `{home}` of `{path}` can be written by {who} (mode {mode:04o})"
     assert problem.hints[0] == f"`chmod go-w {home}`"
     assert cured(home, problem).hook == Hook(str(path))
 
@@ -455,9 +450,7 @@ def test_a_private_group_with_an_access_list_is_none(as_other):  # noqa: F811
 
 @given(mode=st.integers(0, 0o777), of_home=st.integers(0, 0o777))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_nothing_that_others_can_write_is_ever_run(
-    tmp_path_factory, no_private_group, mode, of_home
-):
+def test_nothing_that_others_can_write_is_ever_run(tmp_path_factory, no_private_group, mode, of_home):
     """For every mode of hook and home: run if executable and writable by no one else, else refused."""
     home = tmp_path_factory.mktemp("law")
     script(home / NAME, mode=mode)
@@ -499,9 +492,7 @@ def test_a_home_that_is_not_there_is_a_warning(tmp_path):
     (tmp_path / "gone").symlink_to("/no/such/place")
     homes = [f"{tmp_path}/{name}" for name in ("missing", "file", "circle", "gone")]
     warnings = [find(home, ME).warning.rpartition(": ")[2] for home in homes]
-    assert warnings == [
-        os.strerror(n) for n in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENOENT)
-    ]
+    assert warnings == [os.strerror(n) for n in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENOENT)]
     assert {find(home, ME).hook for home in homes} == {None}
 
 
@@ -560,10 +551,7 @@ def test_a_hook_that_vanished_is_not_found(home):
 def test_a_node_without_bash_says_so(home):
     """A script without `#!` needs bash, and its absence is named."""
     hook = Hook(str(script(home / NAME, "true\n")), ("/no/such/bash",))
-    assert (
-        "its interpreter `/no/such/bash` is not on this node"
-        in not_started(hook, failure(hook)).message
-    )
+    assert "its interpreter `/no/such/bash` is not on this node" in not_started(hook, failure(hook)).message
 
 
 def failure(hook: Hook) -> OSError:

@@ -115,9 +115,7 @@ def file(path: Path, content: bytes = b"") -> Path:
 
 
 def sif(path: Path) -> Path:
-    return file(
-        path, b"#!/usr/bin/env run-singularity\n".ljust(32, b"\0") + b"SIF_MAGIC\0" + bytes(900)
-    )
+    return file(path, b"#!/usr/bin/env run-singularity\n".ljust(32, b"\0") + b"SIF_MAGIC\0" + bytes(900))
 
 
 def tar(path: Path, names, mode="w:", prefix="") -> Path:
@@ -358,9 +356,7 @@ def test_a_transport_names_a_path_and_perhaps_a_tag(tmp_path, name, path, its_ta
     assert tag(image) == its_tag
 
 
-@pytest.mark.parametrize(
-    "name", ["docker://", "oci:", "oci-archive:", "docker-archive::tag", "file://x"]
-)
+@pytest.mark.parametrize("name", ["docker://", "oci:", "oci-archive:", "docker-archive::tag", "file://x"])
 def test_a_scheme_or_transport_before_nothing_is_refused(name):
     """Something must follow the colon."""
     assert type(refused(name)) is ImageMissing

@@ -497,6 +497,17 @@ def test_shifter_s_command_may_begin_with_a_dash():
     assert made.argv[-4:] == ("--workdir=/", "--", "-x", "-y")
 
 
+def test_shifter_s_command_starts_where_it_was_asked_for():
+    """By the image's shell: shifter itself would go on in `/`. An entry point has no place for that."""
+    settings = wished(workdir="/data")
+    one = box("shifter", Image("x", "name"), settings=settings, workdir="/data", command=("-x",))
+    go = 'cd -- "$1" || exit 125; shift; exec "$@"'
+    assert shifter.plan(one).argv[1:] == ("--image=docker:x", "/bin/sh", "-c", go, "sh", "/data", "-x")
+    both = wished(workdir="/data", entrypoint="yes")
+    with pytest.raises(SettingRefused, match="SLURM_OCI_WORKDIR is `/data`"):
+        shifter.plan(one.replace(settings=both))
+
+
 @pytest.mark.parametrize("path", ["/a b", "/a:b", "/a;b", "/é"])
 def test_shifter_refuses_a_path_of_which_it_would_drop_signs(path):
     """In silence (utility.c, userInputPathFilter)."""

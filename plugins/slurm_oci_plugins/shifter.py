@@ -1,8 +1,8 @@
 """Shifter: images that its own gateway has, by name. It is setuid root, and the site decides what it
 mounts beside the job's own wishes (home and the like are the site's configuration)."""
 
-from slurm_oci import Container, Mount, Plan, Runtime
-from slurm_oci.container import IMAGES_OWN, workdir_in
+from slurm_oci import Container, Mount, Plan, Runtime, SettingRefused
+from slurm_oci.container import IMAGES_OWN
 from slurm_oci.job import STANDARD_PATH
 from slurm_oci.problems import ImageRefused
 from slurm_oci_plugins import carried
@@ -33,8 +33,8 @@ def plan(container: Container) -> Plan:
     wishes = tuple(mount for mount in container.mounts if mount.wish)
     for mount in carried.mounts(container.replace(mounts=wishes), fault_of_mount):
         options.append(f"--volume={mount.source}:{mount.target}" + ":ro" * mount.readonly)
-    workdir, notes = workdir_in(container) if container.workdir_wished else (container.workdir, ())
-    options.append(f"--workdir={workdir}")
+    command = command_of(container)
+    options += [] if container.workdir_wished else [f"--workdir={container.workdir}"]
     options += ["--entrypoint"] if settings.entrypoint == "yes" else []
     told = {*settings.variables, *TAKEN_AWAY}
     variables, lost = carried.variables(
@@ -47,12 +47,22 @@ def plan(container: Container) -> Plan:
             options.append(f"--env={name}={value}")
         else:
             env[name] = value
-    argv = (container.executables["shifter"], *options, *after_options(container.command))
-    return Plan(argv, env, notes=(*notes, *lost))
+    argv = (container.executables["shifter"], *options, *command)
+    return Plan(argv, env, notes=lost)
 
 
-def after_options(command: tuple[str, ...]) -> tuple[str, ...]:
-    """The command, of which getopt would read a first word with a dash."""
+def command_of(container: Container) -> tuple[str, ...]:
+    """The command, as getopt must see it. Where a directory to start in was asked for, the image's shell
+    goes there: shifter itself would go on in `/` if it cannot. Raises SettingRefused."""
+    command, settings = container.command, container.settings
+    if container.workdir_wished:
+        if settings.entrypoint == "yes":
+            raise SettingRefused(
+                f"{settings.origins['workdir']} is `{container.workdir}`: `shifter` cannot see to it together"
+                f" with {settings.origins['entrypoint']}"
+            )
+        go = 'cd -- "$1" || exit 125; shift; exec "$@"'
+        return ("/bin/sh", "-c", go, "sh", container.workdir, *command)
     return ("--", *command) if command[:1] and command[0].startswith("-") else command
 
 

@@ -56,7 +56,7 @@ def test_variables_arrive_as_they_are(podman, slurm):
     """Whatever they hold and are called, also those that podman would obey itself."""
     given = {
         "BASH_FUNC_x%%": "() { :\n}",
-        "MINE": "it's\n \"mine\",a=b",
+        "MINE": 'it\'s\n "mine",a=b',
         "EMPTY": "",
         "STAR*": "1",
         "TMPDIR": "/tmp/mine",
@@ -80,7 +80,7 @@ def test_the_image_s_own_variables_are_there(podman):
 @pytest.mark.parametrize("image", [ROOTFS, "/images/oci.tar"])
 def test_mounts_and_workdir_are_carried_out(podman, slurm, image):
     """At paths with every sign that an option could stumble over; read-only where it is said."""
-    odd = "/home/alice/a b,\"c\":d'"
+    odd = '/home/alice/a b,"c":d\''
     slurm("mkdir", "-p", odd)
     slurm.root.write(f"{odd}/file", "content\n", user="alice")
     escaped = odd.replace(",", "\\,").replace(":", "\\:")
