@@ -232,7 +232,9 @@ def test_a_command_killed_by_what_was_sent_ends_with_it(supervisor):
 def test_stop_and_continue_go_through_the_supervisor(supervisor):
     """SIGTSTP stops the command and then the supervisor; SIGCONT brings both back, once."""
     command = "trap 'echo back >>log' CONT; echo $$ >>log; while [ ! -e stop ]; do sleep .01; done; exit 6"
-    process = supervisor.start(supervisor.plan(command))
+    # In a process group of its own, whose parent is in another of the session: in an orphaned one,
+    # as a test run without a terminal may be, the kernel discards SIGTSTP (setpgid(2), NOTES).
+    process = supervisor.start(supervisor.plan(command), process_group=0)
     until(supervisor.log)
     child = int(supervisor.log()[0])
     process.send_signal(signal.SIGTSTP)

@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
-from conftest import OWN_UID
+from conftest import OWN_UID, ROOT, request
+
+from slurm_oci.gc import Left
+from slurm_oci.log import Record
 
 SECRET = "--password=secret"
 
@@ -148,3 +152,19 @@ print(daemon.recv(1 << 16).decode())
     found = json.loads(line.rstrip("\0"))
     assert (found["image"], found["status"], found["error"]) == ("/image", 125, "image-missing")
     assert "secret" not in line
+
+
+def test_the_docs_name_every_member_of_a_line():
+    """In its order."""
+    assert members("line") == list(Record("/log", request()).fields)
+
+
+def test_the_docs_name_every_member_of_what_gc_prints():
+    """In its order."""
+    assert members("gc") == list(attrs.fields_dict(Left))
+
+
+def members(of: str) -> list[str]:
+    text = (ROOT / "docs/cleanup.md").read_text()
+    table = text[text.index(f"| member of {'a ' if of == 'line' else ''}{of} |") :].partition("\n\n")[0]
+    return [name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]

@@ -195,6 +195,10 @@ def remove(path: str) -> None:
         pass
     finally:
         os.close(parent)
+    if os.path.isdir(path):
+        # Of his subordinate ids (subuid(5)), as podman leaves it: he may in a namespace that maps them.
+        command = ("rm", "-rf", "--one-file-system", "--", path)
+        run_quietly("unshare", "--map-root-user", "--map-auto", "--", *command)
 
 
 def remove_entry(parent: int, entry: str) -> None:
@@ -251,11 +255,16 @@ def mount_of(descriptor: int) -> bytes:
 def unmount(path: str) -> None:
     """Takes away a file system that the user has mounted himself (FUSE), also where the program
     behind it is dead. Any other stays: he has no right to."""
+    run_quietly("fusermount3", "-u", "-z", "--", path)
+
+
+def run_quietly(program: str, *words: str) -> None:
+    """Runs the node's `program` to its end, if the node has it."""
     null = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)]
     for folder in STANDARD_PATH.split(":"):
-        argv = (f"{folder}/fusermount3", "-u", "-z", "--", path)
         try:
-            child = os.posix_spawn(argv[0], argv, {}, file_actions=null, setsigmask=())
+            path = f"{folder}/{program}"
+            child = os.posix_spawn(path, (path, *words), {}, file_actions=null, setsigmask=())
             os.waitpid(child, 0)
             return
         except OSError:

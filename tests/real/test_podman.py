@@ -188,6 +188,27 @@ def test_what_ignores_the_end_does_not_outlive_the_job(podman, slurm):
         task.wait()
     slurm.root.wait_idle()
     assert slurm("pgrep", "-f", "sleep 4242", user="root")[0] == 1
+    slurm("/opt/slurm-oci/bin/slurm-oci-plugins", "gc")
+
+
+@pytest.mark.parametrize("by", ["gc", "the next task"])
+def test_what_a_task_that_was_killed_left_is_removed(podman, slurm, by):
+    """Its unpacked image belongs to the user's subordinate ids, and to him only in a user namespace."""
+    command = ["srun", "-J", "killed", "--container=/images/oci.tar", SHELL, "-c", "echo up; sleep 4242"]
+    with slurm.root.popen(command, env={"SLURM_OCI_RUNTIME": "podman"}, stdout=-1, stderr=-1) as task:
+        assert task.stdout.readline() == b"up\n"
+        slurm("scancel", "-n", "killed", "-s", "KILL")
+        task.wait()
+    slurm.root.wait_idle()
+    state = slurm.root.path("/run/slurm-oci/1001")
+    (left,) = state.iterdir()
+    found = list((left / "root/overlay").iterdir())
+    assert 100000 in {folder.stat().st_uid for folder in found}
+    if by == "gc":
+        assert slurm("/opt/slurm-oci/bin/slurm-oci-plugins", "gc")[0] == 0
+    else:
+        assert podman(ROOTFS, "/bin/true")[0] == 0
+    assert list(state.iterdir()) == []
 
 
 def test_the_descriptor_of_pmi_is_kept(podman):
@@ -212,6 +233,8 @@ def test_a_terminal_works(podman, slurm):
     seen = terminal.expect(b"42\r\n")
     assert b"/dev/" in seen
     assert b"24 80" in seen
+    while slurm("pgrep", "-xf", "sleep 100")[0]:  # not yet in the foreground
+        pass
     terminal.send(b"\x03")
     terminal.send(b"echo after=$?; exit 5\n")
     status, rest = terminal.finish()
