@@ -222,6 +222,17 @@ def test_what_is_mounted_there_is_not_entered(node, place):
     assert node.gc() == (0, [told(left)])
 
 
+@only_root
+def test_a_mount_in_a_directory_is_seen(place):
+    """Also where blanks are in the path; one beside it is none in it."""
+    for folder in ("a b/in it", "a b c/in it"):
+        (place / folder).mkdir(parents=True)
+    code = f"from slurm_oci.state import holds_mounts as h; print(h('{place}/a b'), h('{place}/a b c'), h('{place}/a'))"
+    script = f"mount -t tmpfs tmpfs '{place}/a b/in it' && exec \"$@\""
+    argv = ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-c", code]
+    assert subprocess.run(argv, capture_output=True, text=True).stdout == "True False False\n"
+
+
 def test_a_dead_fuse_mount_is_unmounted_first(node, place):
     """squashfuse was killed with its task: nothing can look into what it had mounted."""
     for program in ("squashfuse", "fusermount3", "mksquashfs"):

@@ -195,10 +195,17 @@ def remove(path: str) -> None:
         pass
     finally:
         os.close(parent)
-    if os.path.isdir(path):
+    if os.path.isdir(path) and not holds_mounts(path):
         # Of his subordinate ids (subuid(5)), as podman leaves it: he may in a namespace that maps them.
         command = ("rm", "-rf", "--one-file-system", "--", path)
         run_quietly("unshare", "--map-root-user", "--map-auto", "--", *command)
+
+
+def holds_mounts(path: str) -> bool:
+    """Whether something is mounted in `path`, which rm(1) would enter where it is a bind mount."""
+    place = os.path.realpath(path).replace(" ", "\\040") + "/"  # proc(5), mountinfo
+    with open("/proc/self/mountinfo", "rb", 0) as file:
+        return os.fsencode(place) in file.read()
 
 
 def remove_entry(parent: int, entry: str) -> None:

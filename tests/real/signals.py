@@ -1,0 +1,154 @@
+"""What Slurm does to a running task reaches the container as it reaches a plain command.
+
+The expectations are what a command without a container sees: the first `task` of each test. It
+takes four minutes a suite, most of them waiting for KillWait and time limits, and is run by itself:
+
+    python -m pytest tests/real/signals.py
+"""
+
+import signal
+
+import pytest
+from conftest import PAIRS
+from images import IMAGES
+from running import Task, none_left, until
+
+WAYS = [(None, None), *PAIRS]
+
+
+@pytest.fixture(params=WAYS, ids=["-".join(way) if way[0] else "no container" for way in WAYS])
+def way(request, slurm):
+    """A runtime's name and an image for it, or none of both; nothing is left of it afterwards."""
+    runtime, kind = request.param
+    if runtime == "apptainer" and not slurm.root.has("apptainer"):
+        pytest.skip(f"{slurm.root.suite} has no package of apptainer")
+    yield runtime, IMAGES[kind] if kind else None
+    none_left(slurm)
+
+
+def test_a_signal_arrives_once(slurm, way):
+    """One that scancel names, each time that it is sent; the exit status stays the command's."""
+    task = Task(slurm, *way)
+    for number in range(3):
+        task.cancel("-s", "USR1", f"{task.job}.0")
+        task.wait_for("ready", *["USR1"] * (number + 1))
+    task.cancel("-s", "USR2", f"{task.job}.0")
+    task.wait_for("USR2")
+    task.stop()
+    assert (task.status(), task.log) == (5, ["ready", "USR1", "USR1", "USR1", "USR2"])
+
+
+def test_scancel_lets_the_command_end_itself(slurm, way):
+    """SIGCONT and SIGTERM, once each, and time until KillWait."""
+    task = Task(slurm, *way)
+    task.cancel(task.job)
+    assert (task.status(), sorted(task.log)) == (3, ["CONT", "TERM", "ready"])
+
+
+def test_a_command_that_takes_no_notice_of_sigterm_is_killed(slurm, way):
+    """After KillWait, with all that belongs to it. What then stays is removed by `gc`."""
+    task = Task(slurm, *way, on_term=":")
+    task.cancel(task.job)
+    assert (task.status(), sorted(task.log)) == (137, ["CONT", "TERM", "ready"])
+    slurm.root.wait_idle()
+    assert slurm("/opt/slurm-oci/bin/slurm-oci-plugins", "gc")[0] == 0
+
+
+def test_interrupting_srun_twice_ends_the_command(slurm, way):
+    """^C, and ^C again within a second: SIGINT and so soon SIGKILL that a command rarely sees more."""
+    task = Task(slurm, *way)
+    until(lambda: task.process.send_signal(signal.SIGINT) or task.process.poll() is not None)
+    assert task.status() == 137
+    assert task.log in (["ready"], ["ready", "INT"])
+    slurm.root.wait_idle()
+    assert slurm("/opt/slurm-oci/bin/slurm-oci-plugins", "gc")[0] == 0
+
+
+@pytest.mark.parametrize("by", ["scancel", "scontrol"])
+def test_a_stopped_task_stops_and_goes_on(slurm, way, by):
+    """`scancel -s STOP`, or `scontrol suspend` as root: Slurm freezes every process of the step."""
+    task = Task(slurm, *way, tick="echo tick >>/home/alice/ticks")
+    ticks = task.home / "ticks"
+    until(ticks.exists)
+
+    def stands_still():
+        before = ticks.stat().st_size
+        slurm.root.run(["sleep", "0.6"])
+        return ticks.stat().st_size == before
+
+    if by == "scancel":
+        task.cancel("-s", "STOP", f"{task.job}.0")
+    else:
+        assert slurm("scontrol", "suspend", task.job, user="root")[0] == 0
+    until(stands_still)
+    before = ticks.stat().st_size
+    if by == "scancel":
+        task.cancel("-s", "CONT", f"{task.job}.0")
+    else:
+        assert slurm("scontrol", "resume", task.job, user="root")[0] == 0
+    until(lambda: ticks.stat().st_size > before)
+    task.wait_for("CONT")
+    task.stop()
+    assert task.status() == 5
+    assert set(task.log) == {"ready", "CONT"}
+
+
+def test_a_batch_script_gets_the_signal_that_is_for_it(slurm, way):
+    """`scancel -b`: the script itself, once."""
+    runtime, image = way
+    script = b"""#!/bin/sh
+trap 'echo USR2' USR2
+echo ready >/home/alice/log
+while [ ! -e /home/alice/stop ]; do sleep 0.05; done
+exit 5
+"""
+    home = slurm.root.path("/home/alice")
+    for name in ("log", "stop"):
+        (home / name).unlink(missing_ok=True)
+    container = [f"--container={image}"] if image else []
+    env = {"SLURM_OCI_RUNTIME": runtime} if runtime else {}
+    out = slurm("sbatch", "--parsable", "-o", "/home/alice/out", *container, input=script, env=env)[1]
+    job = out.decode().strip()
+    until((home / "log").exists)
+    assert slurm("scancel", "-b", "-s", "USR2", job)[0] == 0
+    until(lambda: "USR2" in (home / "out").read_text())
+    (home / "stop").touch()
+    slurm.root.wait_idle()
+    assert (home / "out").read_text() == "USR2\n"
+    ended = slurm("scontrol", "show", "job", job)[1].decode()
+    assert "ExitCode=5:0" in ended
+
+
+def test_what_slurm_has_set_for_the_task_holds_inside(slurm, way):
+    """umask, limits, and a descriptor that Slurm has opened for it: PMI2 speaks over one."""
+    runtime, image = way
+    if runtime == "runc":
+        pytest.xfail("runc wants every descriptor from 3 to PMI_FD to be open")
+    script = 'umask; ulimit -Sn; ulimit -Sc; test -S "/proc/self/fd/$PMI_FD" && echo "a socket"; exit 4'
+    container = [f"--container={image}"] if image else []
+    env = {"SLURM_OCI_RUNTIME": runtime} if runtime else {}
+    limits = "umask 027; ulimit -Sn 333; ulimit -Sc 0"
+    argv = ["srun", "--mpi=pmi2", "--propagate=NOFILE,CORE", *container, "/bin/sh", "-c", script]
+    status, out, _ = slurm("sh", "-c", f'{limits}; exec "$@"', "sh", *argv, env=env)
+    assert (status, out) == (4, b"0027\n333\n0\na socket\n")
+
+
+def test_the_time_limit_ends_every_task_as_scancel_does(slurm):
+    """SIGCONT and SIGTERM, and time to end: all ways at once, for Slurm looks twice a minute."""
+    script = (
+        "trap 'echo TERM; ended=1' TERM; trap 'echo CONT' CONT; echo ready;"
+        " until [ $ended ]; do sleep 0.1; done; exit 3"
+    )
+    started = {}
+    for runtime, kind in WAYS:
+        if runtime != "apptainer" or slurm.root.has("apptainer"):
+            container = [f"--container={IMAGES[kind]}"] if kind else []
+            env = {"SLURM_OCI_RUNTIME": runtime} if runtime else {}
+            argv = ["srun", "--time=1", *container, "/bin/sh", "-c", script]
+            started[runtime, kind] = slurm.root.popen(argv, env=env, stdout=-1, stderr=-1)
+    ended = {
+        way: (sorted(process.communicate()[0].split()), process.returncode)
+        for way, process in started.items()
+    }
+    assert ended == {way: ([b"CONT", b"TERM", b"ready"], 3) for way in started}
+    none_left(slurm)
