@@ -54,6 +54,7 @@ def test_a_file_of_no_known_kind(slurm):
 
 def test_a_kind_that_no_runtime_takes_lists_why(slurm):
     """127, with every runtime and why it was passed over."""
+    slurm.root.write("/opt/slurm-oci/site.toml", '[executables]\npodman = "/nowhere/podman"\n')
     first, hints = error_of(slurm.srun(IMAGES["oci-archive"], "/bin/true"), 127)
     assert first.endswith("of kind oci-archive [runtime-none]")
     assert any(hint.strip().startswith("crun: ") for hint in hints)
