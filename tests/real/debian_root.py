@@ -32,9 +32,11 @@ NEEDED = [
 ]
 # Any of these may be missing from a suite (trixie has no apptainer), or from sid on a bad day.
 WANTED = [
-    *("crun", "runc", "podman", "charliecloud", "apptainer", "umoci", "skopeo"),
+    *("crun", "runc", "podman", "catatonit", "charliecloud", "apptainer", "umoci", "skopeo"),
+    *("docker-registry", "mmdebstrap", "slirp4netns", "passt"),
     *("squashfs-tools", "squashfuse", "fuse3", "fuse-overlayfs"),
-    *("file", "strace", "zsh"),
+    *("python3-attr", "python3-click", "python3-pluggy", "python3-shellingham"),
+    *("file", "strace", "bash-completion", "fish", "tcsh", "zsh"),
 ]
 # MPI programs: only where Debian's Slurm has a PMIx plugin, which sid's has not.
 EXTRA = {"trixie": ["openmpi-bin", "libopenmpi-dev", "gcc", "libc6-dev"], "sid": []}
