@@ -4,7 +4,8 @@
     python docs/generate.py            # after a change of a problem, an image kind or a command
     python docs/generate.py --check    # says what is out of date and changes nothing
 
-A part stands in its page between `<!-- made from the code: NAME -->` and `<!-- end -->`.
+A part stands in its page between `<!-- made from the code: NAME -->` and `<!-- end -->`, in a manual
+page between the same as roff's comments.
 """
 
 import ast
@@ -15,6 +16,8 @@ import re
 import sys
 from pathlib import Path
 
+import roff
+
 import slurm_oci
 import slurm_oci_plugins as plugins
 from slurm_oci.choose import ORDER
@@ -24,8 +27,9 @@ from slurm_oci.lint import CODES
 from slurm_oci.problems import Problem
 
 PROJECT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/*.md")
+PAGES = ("README.md", "docs/*.md", "man/*.[1-8]")
 PART = re.compile(r"(<!-- made from the code: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+ROFF_PART = re.compile(r'(\.\\" made from the code: (\w+)\n).*?(\.\\" end\n)', re.DOTALL)
 PLUGINS = "slurm_oci_plugins."
 AREAS = {
     "job": "What the job asked for",
@@ -42,6 +46,7 @@ def main(words: list[str]) -> int:
     for path in sorted(page for pattern in PAGES for page in PROJECT.glob(pattern)):
         old = path.read_text(encoding="utf-8")
         new = PART.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]()}\n{part[3]}", old)
+        new = ROFF_PART.sub(lambda part: f"{part[1]}{PARTS[part[2]]()}\n{part[3]}", new)
         if new != old:
             stale += 1
             print(path.relative_to(PROJECT))
@@ -192,6 +197,14 @@ PARTS = {
     "arguments": arguments,
     "findings": findings,
     "templates": templates,
+    "commands_roff": roff.commands,
+    "options_roff": roff.global_options,
+    "settings_roff": roff.settings,
+    "kinds_roff": roff.kinds,
+    "problems_roff": lambda: roff.problems(problems()),
+    "site_keys_roff": lambda: roff.table("site.md", "key"),
+    "site_letters_roff": lambda: roff.table("site.md", "letter"),
+    "site_example_roff": roff.site_example,
 }
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ usage() {
 # Programs without which tests are left out, and Debian's package of each.
 programs=(
     busybox:busybox-static mount:mount mksquashfs:squashfs-tools setfacl:acl strace:strace zstd:zstd
+    fish:fish man:man-db mandoc:mandoc zsh:zsh
 )
 
 get_programs() {

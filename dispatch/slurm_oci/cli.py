@@ -6,8 +6,9 @@ import sys
 import sysconfig
 
 import click
+from click.shell_completion import CompletionItem
 
-from slurm_oci import __version__
+from slurm_oci import __version__, completion
 from slurm_oci.problems import Problem
 
 COMMANDS = {  # name -> what `--help` says; the module is imported when it is called
@@ -21,6 +22,7 @@ COMMANDS = {  # name -> what `--help` says; the module is imported when it is ca
     "lint": "What is wrong with an oci.conf and the files beside it.",
     "compile": "Ask all plugins once and write the catalog for the entry point.",
     "install": "Copy the program to where Slurm's oci.conf names it.",
+    "completion": "Print what makes a shell complete this command's words.",
     "gc": "Remove what killed tasks have left on this node.",
     "uninstall": "Remove what `install` has put there.",
 }
@@ -43,6 +45,12 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names of commands without importing their modules."""
+        if incomplete.startswith("-"):
+            return click.Command.shell_complete(self, ctx, incomplete)
+        return [CompletionItem(n, help=text) for n, text in COMMANDS.items() if n.startswith(incomplete)]
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -59,7 +67,10 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="slurm-oci")
 @click.option(
-    "--prefix", metavar="DIR", help="The installation that is meant.  [default: /opt/slurm-oci, if there]"
+    "--prefix",
+    metavar="DIR",
+    shell_complete=completion.folders,
+    help="The installation that is meant.  [default: /opt/slurm-oci, if there]",
 )
 @click.pass_context
 def cli(ctx: click.Context, prefix: str | None) -> None:
@@ -99,7 +110,7 @@ def data_folder(name: str) -> str:
 def main() -> None:
     """Runs the command; a problem is printed here and nowhere else, exit status 1."""
     try:
-        cli.main(standalone_mode=True)
+        cli.main(complete_var=completion.VARIABLE)
     except Problem as problem:
         click.echo("\n".join(problem.lines()), err=True)
         sys.exit(1)

@@ -8,16 +8,22 @@ from typing import Any, NoReturn
 import click
 
 from slurm_oci.commands.run import without_dashes
+from slurm_oci.completion import files
 
 SECRET = ("TOKEN", "SECRET", "PASSW", "PASSPHRASE", "CREDENTIAL", "API_KEY", "APIKEY", "PRIVATE_KEY", "AUTH")
 
 
 @click.command("explain", context_settings={"allow_interspersed_args": False})
 @click.option("--json", "as_json", is_flag=True, help="Print an object.")
-@click.option("--oci-conf", metavar="FILE", help="The shell's line that Slurm would make of this oci.conf.")
+@click.option(
+    "--oci-conf",
+    metavar="FILE",
+    shell_complete=files,
+    help="The shell's line that Slurm would make of this oci.conf.",
+)
 @click.option("--slurm-version", metavar="V", help="With --oci-conf: this release.  [default: the installed]")
-@click.argument("image")
-@click.argument("words", metavar="[-- COMMAND...]", nargs=-1, type=click.UNPROCESSED)
+@click.argument("image", shell_complete=files)
+@click.argument("words", metavar="[-- COMMAND...]", nargs=-1, type=click.UNPROCESSED, shell_complete=files)
 @click.pass_obj
 def command(
     prefix: str,

@@ -4,10 +4,17 @@ import os
 
 import click
 
+from slurm_oci.completion import files, folders
+
 
 @click.command("install")
-@click.option("--prefix", metavar="DIR", help="Where to.  [default: /opt/slurm-oci]")
-@click.option("--python", metavar="PATH", help="The nodes' Python, 3.11 or newer.  [default: this one]")
+@click.option("--prefix", metavar="DIR", shell_complete=folders, help="Where to.  [default: /opt/slurm-oci]")
+@click.option(
+    "--python",
+    metavar="PATH",
+    shell_complete=files,
+    help="The nodes' Python, 3.11 or newer.  [default: this one]",
+)
 @click.pass_context
 def command(ctx: click.Context, prefix: str | None, python: str | None) -> None:
     """Copy the program to where Slurm's oci.conf names it. Repeating it upgrades.

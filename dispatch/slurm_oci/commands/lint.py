@@ -7,11 +7,13 @@ import sys
 import attrs
 import click
 
+from slurm_oci.completion import files
+
 
 @click.command("lint")
 @click.option("--slurm-version", metavar="V", help="Judge as this release.  [default: the one installed]")
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
-@click.argument("file", required=False)
+@click.argument("file", required=False, shell_complete=files)
 @click.pass_obj
 def command(prefix: str, slurm_version: str | None, as_json: bool, file: str | None) -> None:
     """What is wrong with an oci.conf and the files beside it. Exit status 1 if anything is.

@@ -4,10 +4,14 @@ import sys
 
 import click
 
+from slurm_oci.completion import files
+
 
 @click.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.argument("image")
-@click.argument("words", metavar="[--] COMMAND...", nargs=-1, type=click.UNPROCESSED, required=True)
+@click.argument("image", shell_complete=files)
+@click.argument(
+    "words", metavar="[--] COMMAND...", nargs=-1, type=click.UNPROCESSED, required=True, shell_complete=files
+)
 @click.pass_obj
 def command(prefix: str, image: str, words: tuple[str, ...]) -> None:
     """Run COMMAND in a container of IMAGE as Slurm would start it here, without Slurm.

@@ -5,9 +5,11 @@ import json
 import attrs
 import click
 
+from slurm_oci.completion import runtimes
+
 
 @click.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=runtimes)
 @click.option("--json", "as_json", is_flag=True, help="Print an object.")
 @click.pass_obj
 def command(prefix: str, name: str, as_json: bool) -> None:

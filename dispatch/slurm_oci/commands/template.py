@@ -8,6 +8,8 @@ from typing import Any
 import attrs
 import click
 
+from slurm_oci.completion import templates
+
 
 @click.command("template")
 @click.option("--write", "write_it", is_flag=True, help="Write it as ~/.slurm-oci-run.")
@@ -16,7 +18,7 @@ import click
 )
 @click.option("--check", "check_it", is_flag=True, help="Judge the ~/.slurm-oci-run that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print a list, or an object.")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=templates)
 @click.pass_obj
 def command(
     prefix: str, write_it: bool, force: bool, check_it: bool, as_json: bool, name: str | None

@@ -4,9 +4,13 @@ import os
 
 import click
 
+from slurm_oci.completion import folders
+
 
 @click.command("uninstall")
-@click.option("--prefix", metavar="DIR", help="Where from.  [default: /opt/slurm-oci]")
+@click.option(
+    "--prefix", metavar="DIR", shell_complete=folders, help="Where from.  [default: /opt/slurm-oci]"
+)
 @click.pass_context
 def command(ctx: click.Context, prefix: str | None) -> None:
     """Remove what `install` has put there; your own files stay."""
