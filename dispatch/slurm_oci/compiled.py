@@ -23,7 +23,7 @@ CORE = (
     *("problems", "values", "__init__", "modules", "catalog", "job", "rootfs", "container", "state"),
     *("execute", "hook", "image", "request", "settings", "choose", "main"),
 )
-OTHERS = ("bundle", "defined", "definition", "line", "log", "pattern", "positions")
+OTHERS = ("bundle", "defined", "definition", "importers", "importing", "line", "log", "pattern", "positions")
 
 
 class CatalogUnwritable(Problem):

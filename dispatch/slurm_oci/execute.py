@@ -16,7 +16,7 @@ from slurm_oci.problems import (
 from slurm_oci.values import TYPE_CHECKING, Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import NoReturn
 
 ALL = signals.valid_signals()
@@ -102,16 +102,28 @@ def write(plan: Plan, private: str) -> None:
         raise StateUnavailable(f"cannot write `{error.filename}`: {error.strerror}") from None
 
 
-def run(argv: tuple[str, ...], env: "Mapping[str, str]", cwd: str, got_signals: "list[int] | None") -> int:
+def run(
+    argv: tuple[str, ...],
+    env: "Mapping[str, str]",
+    cwd: str,
+    got_signals: "list[int] | None",
+    output: "int | None" = None,
+    tick: "Callable[[], None] | None" = None,
+) -> int:
     """Runs one command to its end; its exit status. Signals to this process go on to it, and their
     numbers into `got_signals`; with None the command is a cleanup, silent and not to be disturbed.
+    With `output`, a descriptor, it gets that and no input; `tick` is called every second meanwhile.
     """
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
-        run_child(argv, env, cwd, got_signals is None)
+        run_child(argv, env, cwd, got_signals is None, output)
     while True:
-        got = signals.sigwaitinfo(ALL)
+        got = signals.sigtimedwait(ALL, 1) if tick else signals.sigwaitinfo(ALL)
+        if tick:
+            tick()
+        if got is None:
+            continue
         if got.si_signo == signals.SIGCHLD:
             status = reap(child)
             if status is not None:
@@ -129,12 +141,15 @@ def pass_on(number: int, child: int) -> None:
         pass
 
 
-def run_child(argv: tuple[str, ...], env: "Mapping[str, str]", cwd: str, quiet: bool) -> "NoReturn":
+def run_child(
+    argv: tuple[str, ...], env: "Mapping[str, str]", cwd: str, quiet: bool, output: "int | None"
+) -> "NoReturn":
     try:
-        if quiet:
+        if quiet or output is not None:
             null = os.open(os.devnull, os.O_RDWR)
-            for descriptor in (0, 1, 2):
-                os.dup2(null, descriptor)
+            out = null if output is None else output
+            for descriptor, there in ((0, null), (1, out), (2, out)):
+                os.dup2(there, descriptor)
         plain_signals()
         start(argv, env, cwd)
     except Problem as problem:

@@ -100,6 +100,13 @@ class PullRefused(Problem):
     area = "site"
 
 
+class ImportFailed(Problem):
+    """The image could not be fetched or unpacked; what the program said last is told."""
+
+    area = "image"
+    status = 126
+
+
 class HookUnsafe(Problem):
     """`~/.slurm-oci-run` could have been written by somebody else, or is no program."""
 

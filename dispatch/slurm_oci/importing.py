@@ -1,0 +1,195 @@
+"""Running an importer: its programs one after the other, in a directory of their own.
+
+What they print goes into a file there, and where the user has a terminal to that as well; of a
+failure he is told the last lines.
+"""
+
+import _signal as signals
+import json
+import os
+
+from slurm_oci import execute
+from slurm_oci.image import tag
+from slurm_oci.importers import LAYOUT, RESULT, SOURCE, TAG, Importer
+from slurm_oci.job import STANDARD_PATH
+from slurm_oci.problems import ImageBroken, ImportFailed
+from slurm_oci.values import TYPE_CHECKING, Image, Job
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+LOG = "log"
+LINES = 5  # of the programs' last words, in an error
+# Of the job's variables those by which the programs find registries, credentials and proxies.
+TOLD = (
+    *("REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "CONTAINERS_", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"),
+    *("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_"),
+    *("APPTAINER_", "SINGULARITY_", "ENROOT_"),
+)
+
+
+class Interrupted(Exception):
+    """A signal has asked for the end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def made(
+    importer: Importer,
+    image: Image,
+    work: str,
+    programs: "Mapping[str, str]",
+    job: Job,
+    tick: "Callable[[], None]" = lambda: None,
+) -> str:
+    """Has `importer` make its kind of `image` in the empty directory `work`: the result's path.
+
+    `programs`: its executables by name. `tick` is called every second, also while a program is at
+    work. Raises ImageBroken, ImportFailed, and Interrupted once the program that got the signal has
+    ended. What is in `work` then is the caller's to remove.
+    """
+    prepare(importer, image, work)
+    before = signals.pthread_sigmask(signals.SIG_BLOCK, execute.ALL)
+    handler = signals.signal(signals.SIGCHLD, signals.SIG_DFL)  # ignored, it would never tell of an end
+    log = os.open(os.path.join(work, LOG), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    seen = Seen(log, importer)
+
+    def every_second() -> None:
+        seen.show()
+        tick()
+
+    try:
+        for argv in importer.commands(image, programs):
+            got: list[int] = []
+            status = execute.run(argv, environment(work, job), work, got, log, every_second)
+            seen.show()
+            for number in got:
+                if number in execute.ENDING:
+                    raise Interrupted(number)
+            if status:
+                what = f"{os.path.basename(argv[0])} ended with {status}"
+                raise ImportFailed(f"`{image.name}` cannot be unpacked: {what}", *last_lines(log))
+    finally:
+        os.close(log)
+        signals.signal(signals.SIGCHLD, handler)
+        signals.pthread_sigmask(signals.SIG_SETMASK, before)
+    return os.path.join(work, RESULT)
+
+
+def prepare(importer: Importer, image: Image, work: str) -> None:
+    """Gives the image a name in `work` without odd signs. Raises ImageBroken."""
+    if image.kind == "oci-layout":
+        view(image, os.path.join(work, LAYOUT))
+    elif image.path:
+        os.symlink(image.path, os.path.join(work, SOURCE))
+    if importer.gives == "oci-bundle":
+        os.mkdir(os.path.join(work, RESULT))
+
+
+def view(image: Image, place: str) -> None:
+    """Makes at `place` an OCI layout with the image's blobs and no other image in its index: umoci
+    can name no image without a tag, and none of several for different machines."""
+    os.mkdir(place)
+    os.symlink(os.path.join(image.path, "blobs"), os.path.join(place, "blobs"))
+    manifest = {**manifest_of(image.path, tag(image)), "annotations": {REF_NAME: TAG}}
+    for name, content in (
+        ("oci-layout", {"imageLayoutVersion": "1.0.0"}),
+        ("index.json", {"schemaVersion": 2, "manifests": [manifest]}),
+    ):
+        with open(os.path.join(place, name), "w") as file:
+            json.dump(content, file)
+
+
+REF_NAME = "org.opencontainers.image.ref.name"  # the OCI Image Specification, annotations.md
+INDEXES = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386"}  # the others are called alike
+
+
+def manifest_of(layout: str, wanted: str) -> "dict[str, Any]":
+    """The descriptor of the image that is meant: by its tag, the only one, or `latest`; of an image
+    for several machines this machine's. Raises ImageBroken."""
+    listed = read_json(os.path.join(layout, "index.json")).get("manifests", [])
+    named = [one for one in listed if one.get("annotations", {}).get(REF_NAME) == (wanted or "latest")]
+    found = named or ([] if wanted or len(listed) != 1 else listed)
+    if wanted.startswith("@") and wanted[1:].isdecimal():  # containers-transports(5)
+        found = listed[int(wanted[1:]) :]
+    if not found:
+        tags = sorted(one.get("annotations", {}).get(REF_NAME, "without a tag") for one in listed)
+        which = f"no image `{wanted}`" if wanted else f"{len(listed)} images and none is called `latest`"
+        raise ImageBroken(
+            f"the OCI layout `{layout}` has {which}",
+            f"name one of them, as in `oci:{layout}:TAG`; it has: {', '.join(tags) or 'none'}",
+        )
+    chosen: dict[str, Any] = found[0]
+    for _ in range(3):  # an index in an index in an index
+        if chosen.get("mediaType") not in INDEXES:
+            return chosen
+        chosen = of_this_machine(read_json(blob(layout, chosen)).get("manifests", []), layout)
+    return chosen
+
+
+def of_this_machine(listed: "list[dict[str, Any]]", layout: str) -> "dict[str, Any]":
+    machine = os.uname().machine
+    wanted = {"os": "linux", "architecture": MACHINES.get(machine, machine)}
+    for one in listed:
+        platform = one.get("platform", {})
+        if all(platform.get(key) == value for key, value in wanted.items()):
+            return one
+    raise ImageBroken(f"the OCI layout `{layout}` has no image for {wanted['architecture']} in its index")
+
+
+def blob(layout: str, descriptor: "Mapping[str, Any]") -> str:
+    kind, _, digest = str(descriptor.get("digest")).partition(":")
+    if not kind.isalnum() or not digest.isalnum():
+        raise ImageBroken(f"the OCI layout `{layout}` names a blob by `{descriptor.get('digest')}`")
+    return os.path.join(layout, "blobs", kind, digest)
+
+
+def read_json(path: str) -> "dict[str, Any]":
+    """The JSON object in the file. Raises ImageBroken."""
+    try:
+        with open(path, "rb") as file:
+            found = json.load(file)
+    except OSError as error:
+        raise ImageBroken(f"cannot read `{path}`: {error.strerror}") from None
+    except ValueError as error:
+        raise ImageBroken(f"`{path}` is not valid JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ImageBroken(f"`{path}` is not a JSON object")
+    return found
+
+
+def environment(work: str, job: Job) -> dict[str, str]:
+    """The programs' variables. What they write beside the result is in `work` too."""
+    kept = {name: value for name, value in job.env.items() if name.startswith(TOLD)}
+    own = {f"ENROOT_{name}_PATH": work for name in ("CACHE", "DATA", "RUNTIME", "TEMP")}
+    return {"PATH": STANDARD_PATH, "HOME": job.home, "USER": job.user, "TMPDIR": work, **own, **kept}
+
+
+class Seen:
+    """What the user has seen of the log; nothing where he has no terminal."""
+
+    def __init__(self, log: int, importer: Importer) -> None:
+        self.log = log
+        self.at = 0
+        self.is_terminal = os.isatty(2)
+
+    def show(self) -> None:
+        if self.is_terminal:
+            text = os.pread(self.log, 1 << 16, self.at)
+            self.at += len(text)
+            os.write(2, text)
+
+
+def last_lines(log: int) -> list[str]:
+    """The end of what the programs have said."""
+    size = os.fstat(log).st_size
+    text = os.pread(log, 1 << 14, max(0, size - (1 << 14)))
+    lines = [line.strip() for line in text.decode(errors="replace").splitlines()]
+    return [line for line in lines if line][-LINES:] or ["it said no word about it"]
