@@ -134,6 +134,56 @@ def test_what_dead_tasks_left_is_removed_and_nothing_else(node):
     assert all((folder / "bundle/config.json").exists() for folder in kept)
 
 
+@pytest.fixture
+def meeting(monkeypatch, place):
+    """Makes a file by which tasks with share=node met, some seconds ago."""
+    monkeypatch.setattr(gc, "SHM", str(place))
+
+    def make(entry: str, seconds: float = 1000) -> Path:
+        path = place / entry
+        path.write_text("")
+        os.utime(path, (time.time() - seconds,) * 2)
+        return path
+
+    return make
+
+
+def test_what_tasks_met_by_goes_when_their_step_is_over(meeting, monkeypatch, place):
+    """ch-run's files and apptainer's, where the step's slurmstepd is gone; nothing of another name."""
+    gone, here = dead().partition("-")[0], os.getpid()
+    removed = [
+        meeting(f"ch-run_shm-slurm-oci.42.3.{gone}"),
+        meeting(f"sem.ch-run_sem-slurm-oci.42.3.{gone}"),
+        meeting(f"sharens_instance_{gone}"),
+    ]
+    kept = [
+        meeting(f"ch-run_shm-slurm-oci.42.3.{here}"),
+        meeting(f"sharens_instance_{here}"),
+        meeting(f"ch-run_shm-slurm-oci.42.4.{gone}", seconds=1),
+        meeting(f"ch-run_shm-42.{gone}"),
+        meeting(f"sharens_instance_{gone}.mine"),
+    ]
+    (place / "sharens_instance_0").symlink_to(kept[0])
+    monkeypatch.setattr(state, "existing", lambda uid, base: ())
+    wanted = gc.Wanted(NODE)
+    dry = gc.own(attrs.evolve(wanted, dry_run=True))
+    assert sorted((left.path, left.job, left.step, left.removed) for left in dry) == sorted(
+        (str(path), job, step, False) for path, job, step in zip(removed, (42, 42, 0), (3, 3, 0))
+    )
+    assert [left.job for left in gc.own(attrs.evolve(wanted, job=42))] == [42, 42]
+    assert [left.removed for left in gc.own(wanted)] == [True]
+    assert [path.exists() for path in (*removed, *kept)] == [False] * 3 + [True] * 5
+    assert os.path.lexists(place / "sharens_instance_0")
+
+
+def test_root_asks_each_owner_of_what_tasks_met_by(meeting, place):
+    """Also one who has no state root, because his tasks need no private directory."""
+    path = meeting("sharens_instance_1")
+    if OWN_UID == 0:
+        os.chown(path, ORDINARY, -1)
+    assert ORDINARY in gc.owners(str(place / "none"))
+
+
 def test_two_nodes_share_a_directory(node):
     """Each removes its own alone, also where the other's processes are unknown to it."""
     mine, others = node.leave(name(dead()), name(dead(), node="node-2"))

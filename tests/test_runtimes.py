@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Slurm, container, job
+from conftest import Slurm, container, job, request
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +17,7 @@ from slurm_oci.image import KINDS
 from slurm_oci.main import refuse_what_is_not_carried
 from slurm_oci.problems import ArgumentRefused
 from slurm_oci.settings import CHOICES
-from slurm_oci_plugins import apptainer, charliecloud, crun, oci, runc, unshare
+from slurm_oci_plugins import apptainer, charliecloud, crun, oci, runc, sharing, unshare
 
 MODULES = (apptainer, charliecloud, crun, runc, unshare)
 RUNTIMES = {runtime.name: runtime for module in MODULES for runtime in module.slurm_oci_runtimes()}
@@ -270,6 +270,58 @@ def test_charliecloud_without_squashfuse_mounts_it_itself_and_says_what_is_lost(
     made = charliecloud.plan(box("charliecloud", Image("/i.sqsh", "squashfs", "/i.sqsh")))
     assert (made.mode, made.argv[-4:]) == ("exec", ("/i.sqsh", "--", "echo", "hello"))
     assert made.notes == ("without squashfuse and fusermount3 on the node no signal reaches the command",)
+
+
+# One container for a step's tasks
+
+
+def sharing_box(name, root, tasks, **changes):
+    env = {"SLURM_STEP_TASKS_PER_NODE": tasks, "SLURM_NODEID": "1"}
+    return box(name, rootfs(root), settings=wished(share="node"), job=job(env), **changes)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "node", "expected"),
+    [
+        ("2", "0", 2),
+        ("4(x2),3", "0", 4),
+        ("4(x2),3", "1", 4),
+        ("4(x2),3", "2", 3),
+        ("4(x2),3", "3", 1),
+        ("1(x1000),16(x24)", "1023", 16),
+        ("2", "", 2),
+        ("", "0", 1),
+        ("some", "0", 1),
+    ],
+)
+def test_how_many_tasks_are_on_this_node(tasks, node, expected):
+    """As Slurm writes it; one where it says nothing that can be read."""
+    env = {"SLURM_STEP_TASKS_PER_NODE": tasks, "SLURM_NODEID": node}
+    assert sharing.tasks_here(container(job=job(env))) == expected
+    batch = request(step=4294967291)
+    assert sharing.tasks_here(container(job=job(env), request=batch)) == 1
+
+
+def test_tasks_find_each_other_by_slurmstepd_alone():
+    """Here pytest's parent is something else."""
+    with pytest.raises(SettingRefused, match="SLURM_OCI_SHARE is `node`: the tasks of a step find each"):
+        sharing.parent(container(settings=wished(share="node")))
+
+
+def test_tasks_that_share_a_container_are_told_how_they_meet(root, monkeypatch):
+    """By options of their own, on a node with more than one of them."""
+    monkeypatch.setattr(sharing, "parent", lambda container: 777)
+    assert apptainer.plan(sharing_box("apptainer", root, "2(x2)")).argv[1:4] == ("-s", "exec", "--sharens")
+    assert apptainer.plan(sharing_box("apptainer", root, "2,1")).argv[1:4] == ("-s", "exec", "--cwd")
+    joined = charliecloud.plan(sharing_box("charliecloud", root, "2(x2)")).argv
+    assert joined[1:3] == ("--join-ct=2", "--join-tag=slurm-oci.42.3.777")
+    assert charliecloud.plan(sharing_box("charliecloud", root, "2,1")).argv[1] == "--cd"
+
+
+def test_an_apptainer_that_cannot_share_refuses_it(root):
+    """Before 1.3, as its own help says."""
+    with pytest.raises(SettingRefused, match="this apptainer has no `--sharens`"):
+        apptainer.plan(sharing_box("apptainer", root, "2", probed={"cwd": True, "sharens": False}))
 
 
 # crun and runc

@@ -4,12 +4,15 @@ Everybody removes his own. Root removes nothing: for each owner of a state root 
 becomes that owner for good before it looks at anything of his, and is waited for a limited time.
 """
 
+import contextlib
 import json
 import os
 import pwd
+import re
 import select
 import signal
 import socket
+import stat
 import time
 from typing import NoReturn
 
@@ -20,6 +23,11 @@ from slurm_oci.job import STANDARD_PATH
 
 SECONDS = 30.0  # for one owner: a file system of his own may never answer
 NOBODY = 65534  # the group of a uid without passwd entry
+# By what the tasks of a step with share=node meet: ch-run's files, whose tag charliecloud.py has made
+# (job, step and the parent's process), and apptainer's, which is named after the parent alone.
+SHM = "/dev/shm"
+MEETING = re.compile(r"(?:sem\.)?ch-run_(?:sem|shm)-slurm-oci\.(\d+)\.(\d+)\.(\d+)|sharens_instance_(\d+)")
+MEETING_SECONDS = 120.0  # nobody waits in one for longer
 
 
 @attrs.frozen
@@ -73,7 +81,36 @@ def own(wanted: Wanted) -> list[Left]:
                 if not wanted.dry_run:
                     state.remove(path)
                 found.append(Left(path, uid, int(job), int(step), int(task), not os.path.lexists(path)))
+    for path, of_job, of_step in meetings(uid):
+        if wanted.job in (None, of_job):
+            if not wanted.dry_run:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+            found.append(Left(path, uid, of_job, of_step, 0, not os.path.lexists(path)))
     return found
+
+
+def meetings(uid: int) -> list[tuple[str, int, int]]:
+    """What steps with share=node have left in shared memory because a task of theirs was killed or
+    missing: path, job and step (0 where the name does not say), of steps that are over."""
+    found = []
+    for entry in sorted(listed(SHM)):
+        match, path = MEETING.fullmatch(entry), os.path.join(SHM, entry)
+        if match is None or owner(path) != uid or state.start_time(int(match[3] or match[4])):
+            continue
+        # It may be alive in another pid namespace.
+        if time.time() - os.lstat(path).st_mtime > MEETING_SECONDS:
+            found.append((path, int(match[1] or 0), int(match[2] or 0)))
+    return found
+
+
+def owner(path: str) -> int:
+    """Of the regular file at `path`; -1 where there is none."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return -1
+    return status.st_uid if stat.S_ISREG(status.st_mode) else -1
 
 
 def owners(base: str) -> list[int]:
@@ -87,6 +124,7 @@ def owners(base: str) -> list[int]:
             n[len("slurm-oci-") :].partition(".")[0] for n in listed(folder) if n.startswith("slurm-oci-")
         ]
     numbers = {int(name) for name in names if name.isascii() and name.isdecimal() and len(name) < 11}
+    numbers |= {owner(os.path.join(SHM, name)) for name in listed(SHM) if MEETING.fullmatch(name)} - {-1}
     return sorted(number for number in numbers if number < 2**32 - 1)  # which setresuid(2) takes for none
 
 

@@ -1,6 +1,6 @@
 """Apptainer: directories, bundles, SIF and squashfs files, without root."""
 
-from slurm_oci import Container, Plan, Runtime
+from slurm_oci import Container, Plan, Runtime, SettingRefused
 from slurm_oci.container import IMAGES_OWN, require_utf8, workdir_in
 from slurm_oci.job import STANDARD_PATH
 from slurm_oci.problems import ArgumentRefused
@@ -20,7 +20,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
             plan=plan,
             carries=(
                 *("mounts", "workdir", "variables", "home=none", "entrypoint=yes"),
-                *("writable=tmp", "writable=yes", "gpu=nvidia", "gpu=amd", "gpu=none"),
+                *("writable=tmp", "writable=yes", "gpu=nvidia", "gpu=amd", "gpu=none", "share=node"),
             ),
             variables=("APPTAINER_", "APPTAINERENV_", "SINGULARITY_", "SINGULARITYENV_"),
             probe=probe,
@@ -32,7 +32,8 @@ def probe(executable: str) -> dict[str, bool]:
     """Which of the options that came and went this version knows (`apptainer help exec`)."""
     from slurm_oci.ask import answer  # tasks take the answer from the catalog
 
-    return {"cwd": "--cwd" in answer(executable, "help", "exec")}
+    told = answer(executable, "help", "exec")
+    return {"cwd": "--cwd" in told, "sharens": "--sharens" in told}
 
 
 def plan(container: Container) -> Plan:
@@ -43,6 +44,7 @@ def plan_for(container: Container, name: str, env_prefix: str) -> Plan:
     require_utf8(name, container)
     settings, image = container.settings, container.image
     options = ["-s", "run", "--no-eval"] if settings.entrypoint == "yes" else ["-s", "exec"]
+    options += ["--sharens"] if settings.share == "node" and is_shared(container) else []
     env = {**image.env, **container.env, **container.own}
     own_home = env.get("HOME", container.job.home) == container.job.home
     if not own_home:
@@ -64,6 +66,18 @@ def plan_for(container: Container, name: str, env_prefix: str) -> Plan:
     env = {"PATH": STANDARD_PATH, "HOME": container.job.home, "USER": container.job.user, **env}
     argv = (container.executables[name], *options, image.root or image.path or image.name)
     return Plan((*argv, *container.command), env)
+
+
+def is_shared(container: Container) -> bool:
+    """Whether there are other tasks to share the container with. Raises SettingRefused."""
+    from slurm_oci_plugins import sharing  # few tasks ask for it
+
+    if not container.probed.get("sharens", True):
+        raise SettingRefused(
+            f"{container.settings.origins['share']} is `node`: this apptainer has no `--sharens`,"
+            " which 1.3 brought"
+        )
+    return sharing.tasks_here(container) > 1 and bool(sharing.parent(container))
 
 
 def home_text(name: str, home: str) -> str:

@@ -30,7 +30,10 @@ def slurm_oci_runtimes() -> list[Runtime]:
             accepts=("rootfs", "oci-bundle", "squashfs"),
             executables=("ch-run",),
             plan=plan,
-            carries=("mounts", "workdir", "variables", "home=none", "writable=yes", "gpu=none"),
+            carries=(
+                *("mounts", "workdir", "variables", "home=none"),
+                *("writable=yes", "gpu=none", "share=node"),
+            ),
             private=("squashfs",),
             probe=probe,
         )
@@ -47,6 +50,7 @@ def probe(executable: str) -> dict[str, bool]:
 def plan(container: Container) -> Plan:
     image, settings = container.image, container.settings
     options = ["--write"] if settings.writable == "yes" else []
+    options += joining(container) if settings.share == "node" else []
     if settings.slurm == "yes":
         options += ["--no-passwd"]  # else ch-run lays its own over the host's
     if settings.writable == "yes" and not image.root:
@@ -94,6 +98,20 @@ def plan(container: Container) -> Plan:
         cleanup=((unmount, "-u", "-z", place),),
         notes=notes,
     )
+
+
+def joining(container: Container) -> list[str]:
+    """Options by which the tasks of the step on this node meet in one container. Raises SettingRefused.
+
+    The tag must be the same for all of them and no other step's, also where one was killed.
+    """
+    from slurm_oci_plugins import sharing  # few tasks ask for it
+
+    tasks, request = sharing.tasks_here(container), container.request
+    if tasks == 1:
+        return []
+    tag = f"slurm-oci.{request.job}.{request.step}.{sharing.parent(container)}"
+    return [f"--join-ct={tasks}", f"--join-tag={tag}"]
 
 
 def kept(
