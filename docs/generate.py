@@ -18,7 +18,7 @@ from pathlib import Path
 
 import roff
 
-import slurm_oci
+import slurm_oci.problems
 import slurm_oci_plugins as plugins
 from slurm_oci.choose import ORDER
 from slurm_oci.cli import COMMANDS
@@ -133,6 +133,8 @@ def problems() -> list[type[Problem]]:
     """Every class of problem that the program defines."""
     for module in pkgutil.walk_packages(slurm_oci.__path__, "slurm_oci."):
         importlib.import_module(module.name)
+    for name in (name for meanings in slurm_oci.problems.KINDS.values() for name in meanings):
+        getattr(slurm_oci.problems, name)  # which makes the class
     found = [Problem]
     for problem in found:  # which grows meanwhile
         found += problem.__subclasses__()
@@ -148,7 +150,7 @@ def cures_in_the_code() -> dict[str, list[tuple[str, list[str]]]]:
         texts = [node for node in nodes if isinstance(node, ast.Assign)]
         calls = [node for node in nodes if isinstance(node, ast.Call)]
         for call in sorted(calls, key=lambda call: call.lineno):
-            name = getattr(call.func, "id", "")
+            name = getattr(call.func, "attr", getattr(call.func, "id", ""))
             if name not in names:
                 continue
             message, *hints = [template(argument, texts) for argument in call.args] or [""]

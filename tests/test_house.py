@@ -39,6 +39,8 @@ def modules() -> list:
 
 def problem_classes() -> list[type[problems.Problem]]:
     modules()
+    for name in (name for meanings in problems.KINDS.values() for name in meanings):
+        getattr(problems, name)  # which makes the class
     return sorted(problems.Problem.__subclasses__(), key=lambda cls: cls.__name__)
 
 
@@ -57,6 +59,12 @@ def test_every_problem_is_described_raised_and_of_a_known_area(problem):
     assert re.search(rf"\b{problem.__name__}\(", text(*SOURCES).replace(f"class {problem.__name__}(", ""))
     assert problem.area in ("dispatcher", "job", "image", "runtime", "hook", "site")
     assert problem.status in (125, 126, 127)
+
+
+def test_every_problem_that_is_raised_is_known():
+    """They are asked for by name when it is too late to find out."""
+    used = set(re.findall(r"\bproblems\.([A-Z]\w+)", text(*SOURCES)))
+    assert used - {cls.__name__ for cls in problem_classes()} - {"Problem", "KINDS"} == set()
 
 
 def test_codes_are_names_in_lower_case():

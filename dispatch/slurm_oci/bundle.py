@@ -2,7 +2,7 @@
 
 import os
 
-from slurm_oci.problems import ImageBroken
+from slurm_oci import problems
 from slurm_oci.rootfs import is_below
 from slurm_oci.values import TYPE_CHECKING, Image, Mount
 
@@ -19,10 +19,14 @@ def opened(image: Image) -> Image:
     config = read_config(path)
     root = config.get("root")
     if not isinstance(root, dict) or not isinstance(root.get("path"), str):
-        raise ImageBroken(f"`{path}` has no root.path", "a bundle's config.json names its rootfs there")
+        raise problems.ImageBroken(
+            f"`{path}` has no root.path", "a bundle's config.json names its rootfs there"
+        )
     folder = os.path.realpath(os.path.join(image.path, root["path"]))
     if not os.path.isdir(folder):
-        raise ImageBroken(f"`{path}` names the root `{root['path']}`: there is no directory `{folder}`")
+        raise problems.ImageBroken(
+            f"`{path}` names the root `{root['path']}`: there is no directory `{folder}`"
+        )
     return image.replace(root=folder, config=config)
 
 
@@ -61,19 +65,19 @@ def read_config(path: str) -> "dict[str, Any]":
         with open(path, "rb", 0) as file:
             config = json.loads(os.fsdecode(file.read()))
     except OSError as error:
-        raise ImageBroken(f"cannot read `{path}`: {error.strerror}") from None
+        raise problems.ImageBroken(f"cannot read `{path}`: {error.strerror}") from None
     except ValueError as error:
-        raise ImageBroken(f"`{path}` is not valid JSON: {error}") from None
+        raise problems.ImageBroken(f"`{path}` is not valid JSON: {error}") from None
     if not isinstance(config, dict):
-        raise ImageBroken(f"`{path}` is not a JSON object")
+        raise problems.ImageBroken(f"`{path}` is not a JSON object")
     process = config.setdefault("process", {})
     lists = [process.get("args", []), process.get("env", [])] if isinstance(process, dict) else [0]
     for texts in lists:
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise ImageBroken(f"`{path}`: process.args and process.env must be lists of texts")
+            raise problems.ImageBroken(f"`{path}`: process.args and process.env must be lists of texts")
     mounts = config.get("mounts", [])
     if not isinstance(mounts, list) or not all(
         isinstance(mount, dict) and isinstance(mount.get("destination"), str) for mount in mounts
     ):
-        raise ImageBroken(f"`{path}`: mounts must be a list of objects, each with a destination")
+        raise problems.ImageBroken(f"`{path}`: mounts must be a list of objects, each with a destination")
     return config

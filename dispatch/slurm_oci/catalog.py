@@ -10,8 +10,8 @@ import marshal
 import os
 import sys
 
+from slurm_oci import problems
 from slurm_oci.modules import is_same
-from slurm_oci.problems import RuntimeMissing
 from slurm_oci.values import TYPE_CHECKING, Runtime
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def load(name: str, catalog: "Mapping[str, Any]", prefix: str) -> Runtime:
         found: Runtime = next(r for r in module.slurm_oci_runtimes() if r.name == name)
         return found
     except (Exception, SystemExit) as error:
-        raise RuntimeMissing(
+        raise problems.RuntimeMissing(
             f"the plugin of `{name}` ({entry['source']}) cannot be used: {type(error).__name__}: {error}",
             "`slurm-oci-plugins list` shows the state of every plugin",
         ) from None

@@ -2,9 +2,10 @@
 
 import os
 
+from slurm_oci import problems
 from slurm_oci.job import STANDARD_PATH
 from slurm_oci.modules import signature
-from slurm_oci.problems import ImageRefused, RuntimeMissing, RuntimeNone, RuntimeUnknown, nearest
+from slurm_oci.problems import nearest
 from slurm_oci.values import TYPE_CHECKING, Image, Job, Request, Settings
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def choose(
             continue
         trace.append(("runtime", name, f"the first in the site's order that takes {image.kind}"))
         return name, executables
-    raise RuntimeNone(
+    raise problems.RuntimeNone(
         f"no container runtime on this node takes `{image.name}`, of kind {image.kind}",
         *(
             f"{name}: {passed_over.get(name) or f'does not take images of kind {image.kind}'}"
@@ -92,21 +93,21 @@ def named(
     if name not in runtimes:
         near = nearest(name, list(runtimes))
         meant = f"did you mean `{near}`? " if near else ""
-        raise RuntimeUnknown(
+        raise problems.RuntimeUnknown(
             f"no container runtime is called `{name}` (from {asked_by})",
             f"{meant}`slurm-oci-plugins list` shows what this node has",
         )
     runtime = runtimes[name]
     if image.kind not in runtime["accepts"]:
         takes = ", ".join(other for other in runtimes if image.kind in runtimes[other]["accepts"])
-        raise ImageRefused(
+        raise problems.ImageRefused(
             f"`{name}` (from {asked_by}) does not take `{image.name}`, which is of kind {image.kind}:"
             f" it takes {', '.join(runtime['accepts'])}",
             f"runtimes that take it: {takes or 'none'}",
         )
     executables, missing = find_all(runtime["executables"], site["executables"], places)
     if missing:
-        raise RuntimeMissing(
+        raise problems.RuntimeMissing(
             f"`{name}` (from {asked_by}) needs `{missing}`, which is not on this node",
             "looked in " + ", ".join(folders(places)),
             f"a site names another place in site.toml: [executables] {missing} = '/path/to/{missing}'",

@@ -3,6 +3,7 @@
 Each is replaced as a whole.
 """
 
+import ast
 import json
 import marshal
 import os
@@ -60,10 +61,10 @@ def in_one_file(library: str, gathered: Gathered) -> bytes:
     The program's own modules are as new as their folder, so that a task need not look at each;
     a runtime's is compared by itself.
     """
-    core = [(name, path, code_of(library, path, optimize=2)) for name, path in map(place, CORE)]
+    core = [(name, path, code_of(library, path)) for name, path in map(place, CORE)]
     others: modules.Others = {}
     for name, path in map(place, OTHERS):
-        others[name] = (path, None, marshal.dumps(code_of(library, path, optimize=2)))
+        others[name] = (path, None, marshal.dumps(code_of(library, path)))
     for name, path in plugin_modules(library, gathered):
         is_empty = not os.path.getsize(os.path.join(library, path))  # a package's: not worth a call
         signature = None if is_empty else modules.signature(os.path.join(library, path))
@@ -88,10 +89,34 @@ def plugin_modules(library: str, gathered: Gathered) -> Iterator[tuple[str, str]
             yield name, os.path.relpath(path, library)
 
 
-def code_of(library: str, path: str, optimize: int = 0) -> CodeType:
+def code_of(library: str, path: str, own: bool = True) -> CodeType:
+    """The code of a module; of the program's `own` without what no task reads: docstrings, the
+    annotations of functions, what is there for type checkers alone."""
     place = os.path.join(library, path)
     with open(place, "rb") as file:
-        return compile(file.read(), place, "exec", dont_inherit=True, optimize=optimize)
+        tree = ast.parse(file.read(), place)
+    if own:
+        tree = Bare().visit(tree)
+    return compile(tree, place, "exec", dont_inherit=True, optimize=2 if own else 0)
+
+
+class Bare(ast.NodeTransformer):
+    """Takes away what a program does not need to run."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.returns = None
+        return self.generic_visit(node)
+
+    visit_AsyncFunctionDef = visit_FunctionDef  # type: ignore[assignment]
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
+
+    def visit_If(self, node: ast.If) -> "ast.AST | list[ast.stmt]":
+        self.generic_visit(node)
+        is_for_checkers = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        return node.orelse if is_for_checkers else node
 
 
 def replace(path: str, content: bytes) -> None:

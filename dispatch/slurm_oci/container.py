@@ -2,14 +2,8 @@
 
 import os
 
+from slurm_oci import problems
 from slurm_oci.job import STANDARD_PATH
-from slurm_oci.problems import (
-    ArgumentRefused,
-    ArgumentTooLong,
-    CommandMissing,
-    RequestMalformed,
-    SettingRefused,
-)
 from slurm_oci.rootfs import find_command, is_below, resolve
 from slurm_oci.values import TYPE_CHECKING, Container, Image, Job, Mount, Request, Settings
 
@@ -41,7 +35,9 @@ def build(request: Request, job: Job, image: Image, settings: Settings) -> Conta
         if not command or bundle.is_slurms(image.path, request.spool):
             command = tuple(image.config["process"].get("args", ()))
     if not command and settings.entrypoint == "no":
-        raise RequestMalformed(f"there is no command to run in `{image.name}`", "name one after the image")
+        raise problems.RequestMalformed(
+            f"there is no command to run in `{image.name}`", "name one after the image"
+        )
     container = Container(
         request=request,
         job=job,
@@ -67,7 +63,7 @@ def require_short(container: Container) -> None:
     pairs = ((f"the variable `{name}`", f"{name}={value}") for name, value in container.env.items())
     for what, text in (*texts, *pairs):
         if 4 * len(text) > longest and len(os.fsencode(text)) > longest:
-            raise ArgumentTooLong(
+            raise problems.ArgumentTooLong(
                 f"{what} is {len(os.fsencode(text))} bytes long: the kernel passes {longest} at most",
                 "put it into a file, and the file's name in its place",
             )
@@ -87,7 +83,7 @@ def require_image_lets_go(image: Image, settings: Settings) -> None:
     """Raises SettingRefused for a variable to be taken away that the image declares itself."""
     for name, value in settings.variables.items():
         if not value and name in image.env:
-            raise SettingRefused(
+            raise problems.SettingRefused(
                 f"{settings.origins['variables']} takes away `{name}`, which the image itself declares",
                 f"take it away in the command: env -u {name} COMMAND",
             )
@@ -179,7 +175,7 @@ def command_in(container: Container) -> tuple[str, ...]:
         hint = f"the image has `{inside}`: write that, or set SLURM_OCI_COMMAND=in-image"
     else:
         hint = f"the image has no `{name}` in {path}"
-    raise CommandMissing(
+    raise problems.CommandMissing(
         f"the image `{container.image.name}` has no `{program}`",
         f"srun looks a bare `{name}` up on the submit host and passes what it finds there; {hint}",
     )
@@ -200,7 +196,7 @@ def placed(container: Container) -> tuple[tuple[Mount, ...], tuple[Mount, ...]]:
             if os.path.exists(outer.source + mount.target[len(outer.target.rstrip("/")) :]):
                 ready.append(mount)
             elif mount.wish:
-                raise SettingRefused(
+                raise problems.SettingRefused(
                     f"{mount.why} asks for a mount at `{mount.target}`, which lies in the mount of"
                     f" `{outer.source}` and is not there",
                     f"make it: mkdir -p {outer.source}{mount.target[len(outer.target) :]}",
@@ -237,7 +233,7 @@ def no_workdir(container: Container) -> tuple[str, tuple[str, ...]]:
     """`/` and a note for a default that cannot be had. Raises SettingRefused for a wish."""
     workdir = container.workdir
     if container.workdir_wished:
-        raise SettingRefused(
+        raise problems.SettingRefused(
             f"{container.settings.origins['workdir']} is `{workdir}`, which is not in"
             f" `{container.image.name}`",
             f"mount it, as in SLURM_OCI_MOUNTS={workdir}:{workdir}, or name a directory of the image",
@@ -253,7 +249,7 @@ def require_utf8(runtime: str, container: Container) -> None:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise ArgumentRefused(
+            raise problems.ArgumentRefused(
                 f"{what} is not UTF-8, and `{runtime}` would change it",
                 "charliecloud and unshare carry any bytes: SLURM_OCI_RUNTIME=unshare",
             ) from None

@@ -10,10 +10,11 @@ import re
 import stat
 import tomllib
 
+from slurm_oci import problems
 from slurm_oci.container import IMAGES_OWN
 from slurm_oci.image import absolute, classify
 from slurm_oci.positions import Positions
-from slurm_oci.problems import SettingInvalid, nearest
+from slurm_oci.problems import nearest
 from slurm_oci.settings import CHOICES, split
 from slurm_oci.values import TYPE_CHECKING, Job, Value
 
@@ -95,11 +96,11 @@ def read(path: str, job: Job) -> Definition:
                 layers += reader.layers(key)
     refuse_annotations(annotations)
     if not image:
-        raise SettingInvalid(
+        raise problems.SettingInvalid(
             f"`{path}` names no image", 'it needs a line like: image = "/path/to/image.sqsh"'
         )
     if image.endswith(".toml") and classify(image, job.cwd).kind == "environment":
-        raise SettingInvalid(
+        raise problems.SettingInvalid(
             f"{where}: the image `{image}` is itself an environment definition",
             f'to inherit from it: base_environment = "{absolute(image, job.cwd)}"',
         )
@@ -112,11 +113,11 @@ def family(path: str, job: Job, named_in: str, above: tuple[str, ...]) -> "Itera
     its level. `above`: the files whose bases they are."""
     chain = (*above, os.path.realpath(path))
     if chain[-1] in above:
-        raise SettingInvalid(
+        raise problems.SettingInvalid(
             f"{named_in}: `base_environment` leads back to `{path}`", "inherited from: " + " -> ".join(chain)
         )
     if len(above) > LEVELS:
-        raise SettingInvalid(f"{named_in}: more than {LEVELS} levels of `base_environment`")
+        raise problems.SettingInvalid(f"{named_in}: more than {LEVELS} levels of `base_environment`")
     file = opened(path, named_in)
     reader = Reader(file, job)
     reader.check_keys()
@@ -132,20 +133,22 @@ def opened(path: str, named_in: str) -> File:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST:
             reason = f"it is larger than {LARGEST} bytes" if status.st_size > LARGEST else "it is no file"
-            raise SettingInvalid(f"{said} `{path}`: {reason}", "name a TOML file with an image and settings")
+            raise problems.SettingInvalid(
+                f"{said} `{path}`: {reason}", "name a TOML file with an image and settings"
+            )
         with open(path, "rb") as file:
             text = os.fsdecode(file.read())
     except OSError as error:
-        raise SettingInvalid(f"{said} `{path}`: {error.strerror}") from None
+        raise problems.SettingInvalid(f"{said} `{path}`: {error.strerror}") from None
     try:
         return File(path, tomllib.loads(text), Positions(text))
     except RecursionError:
-        raise SettingInvalid(f"`{path}` is nested too deeply to be read") from None
+        raise problems.SettingInvalid(f"`{path}` is nested too deeply to be read") from None
     except ValueError as error:  # also for a number of thousands of digits
         found = re.search(r" \(at line (\d+), (column \d+)\)", str(error))
         line = found[1] if found else text.count("\n") + 1
         reason = str(error).replace(found[0], f" ({found[2]})") if found else str(error)
-        raise SettingInvalid(
+        raise problems.SettingInvalid(
             f"{path}:{line}: not valid TOML: {reason}", "see toml.io for the format"
         ) from None
 
@@ -161,13 +164,13 @@ class Reader:
         for key in self.file.data:
             if key in ("user_hook", "debug"):
                 name = f"SLURM_OCI_{key.upper()}"
-                raise SettingInvalid(
+                raise problems.SettingInvalid(
                     f"{self.file.at(key)}: `{key}` can be set in the job's environment alone", f"{name}=…"
                 )
             if key not in KEYS:
                 near = nearest(key, KEYS)
                 meant = f"did you mean `{near}`?" if near else f"known are {', '.join(KEYS)}"
-                raise SettingInvalid(
+                raise problems.SettingInvalid(
                     f"{self.file.at(key)}: `{key}` is not supported in an environment definition", meant
                 )
 
@@ -190,7 +193,7 @@ class Reader:
             if os.path.isfile(f"{folder}/{name}.toml"):
                 return f"{folder}/{name}.toml", where
         stem = name.removesuffix(".toml") or "env"
-        raise SettingInvalid(
+        raise problems.SettingInvalid(
             f"{where}: no environment definition is called `{name}` in {', '.join(folders)}",
             f"`{stem}` is looked for as {stem}.toml in EDF_PATH, or else in ~/.edf;"
             f" a path has a `/` in it: ./{stem}.toml",
@@ -215,7 +218,7 @@ class Reader:
         if not sign or not re.fullmatch(r"[^/]*[.:@][^/]*|localhost", registry):
             return text
         if "@" in registry:
-            raise SettingInvalid(
+            raise problems.SettingInvalid(
                 f"{self.file.at('image')}: `{text}` names a user of the registry",
                 "leave it out: who you are there belongs into the runtime's own file of credentials",
             )
@@ -231,11 +234,11 @@ class Reader:
         for flag in flags:
             if flag not in MOUNT_FLAGS:
                 why = REFUSED_FLAGS.get(flag, f"known are {', '.join(MOUNT_FLAGS)}")
-                raise SettingInvalid(
+                raise problems.SettingInvalid(
                     f"{self.file.at(*place)}: the mount `{text}` has the flag `{flag}`: not supported", why
                 )
         if len(set(flags)) > 1:
-            raise SettingInvalid(f"{self.file.at(*place)}: the mount `{text}` is both `ro` and `rw`")
+            raise problems.SettingInvalid(f"{self.file.at(*place)}: the mount `{text}` is both `ro` and `rw`")
         return ":".join([*parts[:2], flags[0]])
 
     def variables(self) -> dict[str, str]:
@@ -245,7 +248,9 @@ class Reader:
         self.require(table, dict, "a table of texts", "env", hint=hint)
         for name in table:
             if not name or "=" in name or "\0" in name:
-                raise SettingInvalid(f"{self.file.at('env', name)}: no variable can be called `{name}`")
+                raise problems.SettingInvalid(
+                    f"{self.file.at('env', name)}: no variable can be called `{name}`"
+                )
         return {name: self.text("env", name) for name in table}
 
     def annotations(self) -> dict[str, tuple[str, str]]:
@@ -266,7 +271,9 @@ class Reader:
         text: str = self.require(value, str, expected, *place)
         text = VARIABLE.sub(lambda found: self.variable(found, self.file.at(*place)), text)
         if "\0" in text:
-            raise SettingInvalid(f"{self.file.at(*place)}: a NUL cannot stand in a path or a variable")
+            raise problems.SettingInvalid(
+                f"{self.file.at(*place)}: a NUL cannot stand in a path or a variable"
+            )
         return text
 
     def variable(self, found: "re.Match[str]", where: str) -> str:
@@ -274,18 +281,18 @@ class Reader:
         if found[1]:
             return "$"
         if not found[2]:
-            raise SettingInvalid(
+            raise problems.SettingInvalid(
                 f"{where}: `${{` without the name of a variable and `}}`", "`$${` stands for `${` itself"
             )
         name, default = found[2], found[4]
         if name in IMAGES_OWN:
-            raise SettingInvalid(
+            raise problems.SettingInvalid(
                 f"{where}: `{found[0]}` is not supported: the image has its own `{name}`, not known yet",
                 f"write it in full, or set {name} in the command: env {name}=… COMMAND",
             )
         value = self.job.env.get(name, "")
         if name not in self.job.env and default is None:
-            raise SettingInvalid(
+            raise problems.SettingInvalid(
                 f"{where}: the job has no variable `{name}`",
                 f"`${{{name}:-}}` is empty where there is none; `$${{{name}}}` is not replaced",
             )
@@ -298,7 +305,7 @@ class Reader:
         name = ".".join(str(key) for key in place if isinstance(key, str))
         number = f" (element {place[-1] + 1})" if isinstance(place[-1], int) else ""
         hints = (hint,) if hint else ()
-        raise SettingInvalid(
+        raise problems.SettingInvalid(
             f"{self.file.at(*place)}: `{name}`{number} is {shown}: expected {expected}", *hints
         )
 
@@ -316,7 +323,7 @@ def refuse_annotations(annotations: "Mapping[str, tuple[str, str]]") -> None:
     one off asks for nothing."""
     for name, (value, where) in annotations.items():
         if not (re.fullmatch(r"com\.hooks\.[^.]+\.enabled", name) and value.lower() == "false"):
-            raise SettingInvalid(
+            raise problems.SettingInvalid(
                 f"{where}: the annotation `{name}` is not supported: nothing here acts on it",
                 'leave it out; of annotations only `com.hooks.NAME.enabled = "false"` is accepted',
                 'what some of those hooks do is a setting here: `slurm = true`, `gpu = "nvidia"`, `mounts`',

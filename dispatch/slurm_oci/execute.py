@@ -4,15 +4,8 @@ import _signal as signals  # the C module: `signal` itself would import enum and
 import os
 import sys
 
-from slurm_oci import state
-from slurm_oci.problems import (
-    HookFailed,
-    Problem,
-    RuntimeFailed,
-    RuntimeMissing,
-    SettingRefused,
-    StateUnavailable,
-)
+from slurm_oci import problems, state
+from slurm_oci.problems import Problem
 from slurm_oci.values import TYPE_CHECKING, Plan
 
 if TYPE_CHECKING:
@@ -43,16 +36,18 @@ def start(argv: tuple[str, ...], env: "Mapping[str, str]", cwd: str) -> "NoRetur
             os.chdir(cwd)
         os.execve(argv[0], argv, env)
     except FileNotFoundError:
-        raise RuntimeMissing(
+        raise problems.RuntimeMissing(
             f"cannot start `{argv[0]}`: it, or the interpreter in its first line, is not there"
         ) from None
     except OSError as error:
         hint = ""
         if error.errno == 7:  # E2BIG
             hint = "the command and the environment together are too long for the kernel (execve(2))"
-        raise RuntimeFailed(f"cannot start `{argv[0]}`: {error.strerror}", *filter(None, [hint])) from None
+        raise problems.RuntimeFailed(
+            f"cannot start `{argv[0]}`: {error.strerror}", *filter(None, [hint])
+        ) from None
     except ValueError as error:
-        raise RuntimeFailed(f"cannot start `{argv[0]}`: {error}") from None
+        raise problems.RuntimeFailed(f"cannot start `{argv[0]}`: {error}") from None
 
 
 def supervise(plan: Plan, private: str, node: str) -> int:
@@ -74,10 +69,10 @@ def supervise(plan: Plan, private: str, node: str) -> int:
             if ending:
                 return 128 + ending[0]
             if status:
-                raise RuntimeFailed(f"preparing failed: `{' '.join(argv)}` ended with {status}")
+                raise problems.RuntimeFailed(f"preparing failed: `{' '.join(argv)}` ended with {status}")
         for folder, refusal in plan.required.items():
             if not os.path.isdir(folder):
-                raise SettingRefused(refusal)
+                raise problems.SettingRefused(refusal)
         return run(plan.argv, plan.env, plan.cwd, [])
     finally:
         for argv in plan.cleanup:
@@ -99,7 +94,7 @@ def write(plan: Plan, private: str) -> None:
             with open(descriptor, "wb", 0) as out:
                 out.write(file.content)
     except OSError as error:
-        raise StateUnavailable(f"cannot write `{error.filename}`: {error.strerror}") from None
+        raise problems.StateUnavailable(f"cannot write `{error.filename}`: {error.strerror}") from None
 
 
 def run(
@@ -184,8 +179,8 @@ def become_hook(plan: Plan) -> "NoReturn":
     """Replaces this process by the user's hook. Raises HookFailed."""
     try:
         become(plan)
-    except (RuntimeMissing, RuntimeFailed) as problem:
-        failed = HookFailed(problem.message, "look at the first line of ~/.slurm-oci-run")
+    except (problems.RuntimeMissing, problems.RuntimeFailed) as problem:
+        failed = problems.HookFailed(problem.message, "look at the first line of ~/.slurm-oci-run")
         failed.status = problem.status
         raise failed from None
 

@@ -7,7 +7,8 @@ import errno
 import os
 import stat
 
-from slurm_oci.problems import HookFailed, HookUnsafe
+from slurm_oci import problems
+from slurm_oci.problems import Problem
 from slurm_oci.values import Request, Value
 
 NAME = ".slurm-oci-run"
@@ -32,7 +33,7 @@ class Judgement(Value):
     """What `~/.slurm-oci-run` is. Without a hook and without findings, there is none."""
 
     hook: Hook | None = None
-    findings: tuple[HookUnsafe, ...] = ()  # why it must not be run, each with its cure
+    findings: tuple[Problem, ...] = ()  # why it must not be run, each with its cure
     warning: str = ""  # why the home could not be looked into: dispatch goes on without a hook
 
 
@@ -45,7 +46,7 @@ def find(home: str, uid: int) -> Judgement:
     if judgement.findings:
         cures = [hint for finding in judgement.findings for hint in finding.hints]
         without = "to go without it, set `SLURM_OCI_USER_HOOK=no` in the job's environment"
-        raise HookUnsafe(judgement.findings[0].message, *dict.fromkeys(cures), without)
+        raise problems.HookUnsafe(judgement.findings[0].message, *dict.fromkeys(cures), without)
     return judgement
 
 
@@ -117,9 +118,9 @@ def is_for_bash(head: bytes | None) -> bool:
 def not_opened(home: str, steps: list[str], error: OSError) -> Judgement:
     path, last = steps[0], steps[-1]
     if error.errno in OURS:
-        return Judgement(findings=(HookUnsafe(f"`{path}` cannot be judged: {error.strerror}"),))
+        return Judgement(findings=(problems.HookUnsafe(f"`{path}` cannot be judged: {error.strerror}"),))
     if len(steps) > 1:
-        finding = HookUnsafe(
+        finding = problems.HookUnsafe(
             f"`{path}` is a symbolic link to `{last}`, which cannot be opened: {error.strerror}",
             f"`rm {quoted(path)}`, or let it point to a script that this node can reach",
         )
@@ -135,7 +136,7 @@ def not_opened(home: str, steps: list[str], error: OSError) -> Judgement:
     )
 
 
-def judge_file(steps: list[str], status: os.stat_result, head: bytes | None, uid: int) -> list[HookUnsafe]:
+def judge_file(steps: list[str], status: os.stat_result, head: bytes | None, uid: int) -> list[Problem]:
     path, real = steps[0], steps[-1]
     it = f"`{path}`" if real == path else f"`{real}`, to which `{path}` leads,"
     if not stat.S_ISREG(status.st_mode):
@@ -143,17 +144,17 @@ def judge_file(steps: list[str], status: os.stat_result, head: bytes | None, uid
 
         what = type_name(status.st_mode)
         aside = f"`mv {quoted(path)} {quoted(path + '.old')}`"
-        return [HookUnsafe(f"{it} is {what}, not a program", f"{aside} puts it out of the way")]
+        return [problems.HookUnsafe(f"{it} is {what}, not a program", f"{aside} puts it out of the way")]
     findings = []
     if reason := open_to_others(real, status, uid):
         cure = f"`{mended('go-w', path, real, status, uid)}`, when you have read what it does"
-        findings.append(HookUnsafe(f"{it} {reason}", cure))
+        findings.append(problems.HookUnsafe(f"{it} {reason}", cure))
     if status.st_size == 0:
         cure = f"`rm {quoted(path)}`, or write a script into it"
-        findings.append(HookUnsafe(f"{it} is empty", cure))
+        findings.append(problems.HookUnsafe(f"{it} is empty", cure))
     elif head and head[:2] == b"#!" and head.partition(b"\n")[0].endswith(b"\r"):
         cure = f"`sed -i 's/\\r$//' {quoted(real)}` makes them this system's"
-        findings.append(HookUnsafe(f"{it} has the line ends of Windows, so its `#!` fails", cure))
+        findings.append(problems.HookUnsafe(f"{it} has the line ends of Windows, so its `#!` fails", cure))
     if not os.access(real, os.X_OK, effective_ids=True):
         if lies_in_noexec(real):
             reason = "lies in a file system where nothing may be executed (noexec)"
@@ -161,11 +162,11 @@ def judge_file(steps: list[str], status: os.stat_result, head: bytes | None, uid
         else:
             reason = f"is not executable (mode {stat.S_IMODE(status.st_mode):04o})"
             cure = f"`{mended('u+x', path, real, status, uid)}`"
-        findings.append(HookUnsafe(f"{it} {reason}", cure))
+        findings.append(problems.HookUnsafe(f"{it} {reason}", cure))
     return findings
 
 
-def judge_directories(steps: list[str], uid: int) -> list[HookUnsafe]:
+def judge_directories(steps: list[str], uid: int) -> list[Problem]:
     findings = []
     for directory in dict.fromkeys(os.path.dirname(step) for step in steps):
         try:
@@ -178,7 +179,7 @@ def judge_directories(steps: list[str], uid: int) -> list[HookUnsafe]:
     return findings
 
 
-def unsafe_directory(directory: str, reason: str, steps: list[str], mine: bool, uid: int) -> HookUnsafe:
+def unsafe_directory(directory: str, reason: str, steps: list[str], mine: bool, uid: int) -> Problem:
     path, where = steps[0], quoted(directory)
     is_home = directory == os.path.dirname(path)
     it = f"`{directory}` of `{path}`" if is_home else f"`{directory}`, to which `{path}` leads,"
@@ -188,7 +189,7 @@ def unsafe_directory(directory: str, reason: str, steps: list[str], mine: bool, 
         cure = f"`chown {uid} {where} && chmod go-w {where}` by the administrator"
     else:
         cure = f"`{own_copy(path, steps[-1])}`, when you have read what it does"
-    return HookUnsafe(f"the directory {it} {reason}", cure)
+    return problems.HookUnsafe(f"the directory {it} {reason}", cure)
 
 
 def open_to_others(path: str, status: os.stat_result, uid: int) -> str:
@@ -249,24 +250,24 @@ def own_copy(path: str, real: str) -> str:
     return f"{made} && chmod 700 {quoted(path)}"
 
 
-def not_started(hook: Hook, error: OSError) -> HookFailed:
+def not_started(hook: Hook, error: OSError) -> Problem:
     """Why executing `hook` gave `error`. Its status is 127 where the hook has vanished, else 126."""
     what = f"`{hook.path}` could not be started"
     if error.errno == errno.ENOENT and not os.path.exists(hook.path):
-        problem = HookFailed(f"{what}: it was there a moment ago and is gone", "submit again")
+        problem = problems.HookFailed(f"{what}: it was there a moment ago and is gone", "submit again")
         problem.status = 127
         return problem
     program = hook.interpreter[0] if hook.interpreter else interpreter_of(hook.path)
     if error.errno == errno.ENOENT and program and not os.path.exists(program):
         cure = "let its first line, `#!…`, name a program that this node has"
-        return HookFailed(f"{what}: its interpreter `{program}` is not on this node", cure)
+        return problems.HookFailed(f"{what}: its interpreter `{program}` is not on this node", cure)
     if error.errno == errno.ENOEXEC:
         cure = "let its first line name its interpreter, as `#!/bin/bash` does"
-        return HookFailed(f"{what}: it is no program of this node's kind", cure)
+        return problems.HookFailed(f"{what}: it is no program of this node's kind", cure)
     if error.errno == errno.E2BIG:
         cure = "shorten the command or the job's environment"
-        return HookFailed(f"{what}: the command and the environment are too long", cure)
-    return HookFailed(f"{what}: {error.strerror}", f"try `{quoted(hook.path)}` on this node")
+        return problems.HookFailed(f"{what}: the command and the environment are too long", cure)
+    return problems.HookFailed(f"{what}: {error.strerror}", f"try `{quoted(hook.path)}` on this node")
 
 
 def interpreter_of(path: str) -> str:

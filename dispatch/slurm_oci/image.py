@@ -8,7 +8,8 @@ import errno
 import os
 import stat
 
-from slurm_oci.problems import ImageBroken, ImageMissing, ImageUnknown, ImageUnreadable
+from slurm_oci import problems
+from slurm_oci.problems import Problem
 from slurm_oci.values import Image
 
 TYPE_CHECKING = False
@@ -67,12 +68,12 @@ def classify(name: str, cwd: str) -> Image:
             return Image(name, "name")
         raise not_accessible(name, cwd, path, error) from None
     except ValueError:  # never from a command line, but a TOML file can write such characters
-        raise ImageMissing(
+        raise problems.ImageMissing(
             f"no path can have the characters of the image's, {shown(ascii(name))}",
             "NUL and lone surrogates cannot stand in a path",
         ) from None
     if kind and kind != found:
-        raise ImageBroken(
+        raise problems.ImageBroken(
             f"`{shown(name)}` should be of kind {kind}, but is of kind {found}",
             f"write the path alone and its kind is found out: `--container={shown(path)}`",
         )
@@ -135,14 +136,14 @@ def kind_of(path: str, said: str = "") -> str:
         return directory_kind(path)
     if stat.S_ISREG(mode):  # nothing else is ever opened: that can hang, or do something
         return file_kind(path, said)
-    raise ImageUnknown(f"`{shown(path)}` is {type_name(mode)}", CHOICE)
+    raise problems.ImageUnknown(f"`{shown(path)}` is {type_name(mode)}", CHOICE)
 
 
 def directory_kind(path: str) -> str:
     config = type_of(path + "/config.json")
     if config and not stat.S_ISREG(config) and not stat.S_ISLNK(config):
         what = type_name(config)
-        raise ImageBroken(f"`{shown(path)}/config.json` is {what}, not a file", CHOICE)
+        raise problems.ImageBroken(f"`{shown(path)}/config.json` is {what}, not a file", CHOICE)
     if config:
         return "oci-bundle"
     if type_of(path + "/oci-layout") and type_of(path + "/index.json"):
@@ -204,7 +205,7 @@ def archive_kind(path: str, descriptor: int, compression: str, said: str) -> str
     except tarfile.CompressionError:
         if said:  # the runtime may well read it
             return said
-        raise ImageUnreadable(
+        raise problems.ImageUnreadable(
             f"`{shown(path)}` is compressed ({compression}), which this Python cannot read",
             f"write `docker-archive:{shown(path)}` or `oci-archive:{shown(path)}`, as it may be",
             "or unpack it to an archive without compression",
@@ -221,7 +222,7 @@ def archive_kind(path: str, descriptor: int, compression: str, said: str) -> str
         return "docker-archive"
     if "oci-layout" in seen and "index.json" in seen:
         return "oci-archive"
-    raise ImageUnknown(
+    raise problems.ImageUnknown(
         f"`{shown(path)}` is a tar file with neither manifest.json (docker-archive) nor oci-layout"
         f" and index.json (oci-archive) at its top; it begins with `{shown(''.join(seen[:1]))}`",
         f"a packed root file system is unpacked first: `mkdir rootfs && tar -C rootfs -xf {quoted(path)}`",
@@ -240,8 +241,8 @@ def members(descriptor: int, compression: str) -> "Iterator[str]":
             archive.members = []  # type: ignore[attr-defined]
 
 
-def broken_archive(path: str, error: Exception) -> ImageBroken:
-    return ImageBroken(
+def broken_archive(path: str, error: Exception) -> Problem:
+    return problems.ImageBroken(
         f"the archive `{shown(path)}` cannot be read to its end: {error or type(error).__name__}",
         "a copy or download that was cut short looks like this: compare its size",
     )
@@ -256,35 +257,37 @@ CHOICE = (
 )
 
 
-def nameless(name: str) -> ImageMissing:
+def nameless(name: str) -> Problem:
     if name.startswith("file:"):
-        return ImageMissing(f"`{shown(name)}` has no absolute path", "write `file:///…`, or the path")
+        return problems.ImageMissing(
+            f"`{shown(name)}` has no absolute path", "write `file:///…`, or the path"
+        )
     if name:
-        return ImageMissing(f"`{shown(name)}` names no image: nothing follows the colon", CHOICE)
-    return ImageMissing(
+        return problems.ImageMissing(f"`{shown(name)}` names no image: nothing follows the colon", CHOICE)
+    return problems.ImageMissing(
         "`--container` is empty",
         "is a variable empty or misspelt in `--container=$VARIABLE`?",
     )
 
 
-def not_accessible(name: str, cwd: str, path: str, error: OSError) -> ImageMissing | ImageUnreadable:
+def not_accessible(name: str, cwd: str, path: str, error: OSError) -> Problem:
     if isinstance(error, PermissionError):
         return unreadable(path)
     if error.errno == errno.ENAMETOOLONG:
         size = max(len(os.fsencode(part)) for part in path.split("/"))
-        return ImageMissing(
+        return problems.ImageMissing(
             f"the image's path is too long: {len(os.fsencode(path))} bytes, one part of it {size}",
             "Linux takes 4095 bytes, 255 for each part: is something else in the variable?",
         )
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return missing(name, cwd, path)
-    return ImageUnreadable(
+    return problems.ImageUnreadable(
         f"`{shown(path)}` cannot be read: {error.strerror}",
         f"try `ls -l {quoted(path)}` on this node",
     )
 
 
-def unreadable(path: str) -> ImageUnreadable:
+def unreadable(path: str) -> Problem:
     """Names the first component on the way that the user may not enter, else the file itself."""
     part = ""
     for word in path.split("/")[1:]:
@@ -294,14 +297,14 @@ def unreadable(path: str) -> ImageUnreadable:
         except PermissionError:
             real = os.path.realpath(part)
             where = f"`{shown(part)}`" + (f" (that is `{shown(real)}`)" if real != part else "")
-            return ImageUnreadable(
+            return problems.ImageUnreadable(
                 f"the image `{shown(path)}` cannot be reached: {where} may not be entered"
                 f" by user {os.geteuid()}{owner_and_mode(part)}",
                 f"`chmod o+x {quoted(real)}` by its owner lets others pass through",
             )
         except OSError:
             break
-    return ImageUnreadable(
+    return problems.ImageUnreadable(
         f"the image `{shown(path)}` may not be read by user {os.geteuid()}{owner_and_mode(path)}",
         f"`chmod o+r {quoted(path)}` by its owner lets others read it",
     )
@@ -315,7 +318,7 @@ def owner_and_mode(path: str) -> str:
     return f" (owner {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o})"
 
 
-def missing(name: str, cwd: str, path: str) -> ImageMissing:
+def missing(name: str, cwd: str, path: str) -> Problem:
     hints = []
     if name.startswith("~"):
         hints.append("the shell leaves `~` as it is after `=` and in quotes: write `$HOME/…`")
@@ -325,7 +328,7 @@ def missing(name: str, cwd: str, path: str) -> ImageMissing:
         hints.append(f"an image in a registry is written `docker://{shown(name[7:].lstrip('/'))}`")
     elif is_registry_name(name) and not os.path.lexists(absolute(name.partition("/")[0], cwd)):
         hints.append(f"an image in a registry is written `docker://{shown(name)}`")
-    return ImageMissing(f"there is no image at `{shown(path)}`", *hints, *nearby(path))
+    return problems.ImageMissing(f"there is no image at `{shown(path)}`", *hints, *nearby(path))
 
 
 def is_registry_name(name: str) -> bool:
@@ -364,14 +367,14 @@ def nearby(path: str) -> list[str]:
     return [f"`{shown(path)}` is there, and holds {listed}"]
 
 
-def unknown(path: str, head: bytes) -> ImageUnknown:
+def unknown(path: str, head: bytes) -> Problem:
     folder, _, file = path.rpartition("/")
     hints = [CHOICE]
     if file in ("config.json", "index.json", "oci-layout"):
         hints.insert(0, f"name the directory it is in: `--container={shown(folder)}`")
     elif head.startswith(b"[") or b"\nimage" in b"\n" + head:
         hints.insert(0, "an environment definition's file name must end in `.toml`")
-    return ImageUnknown(f"`{shown(path)}` is of no known kind: it is {looks_like(head)}", *hints)
+    return problems.ImageUnknown(f"`{shown(path)}` is of no known kind: it is {looks_like(head)}", *hints)
 
 
 def looks_like(head: bytes) -> str:

@@ -7,7 +7,7 @@ Slurm writes the job's into a file: `%m/task-%t/environment` from 25.05 on, `%m/
 import os
 import pwd
 
-from slurm_oci.problems import EnvironmentUnreadable
+from slurm_oci import problems
 from slurm_oci.values import TYPE_CHECKING, Job, Request
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def outside_hook(request: Request, environ: "Mapping[str, str]") -> "tuple[dict[
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            raise EnvironmentUnreadable(
+            raise problems.EnvironmentUnreadable(
                 f"cannot read the job's environment in `{path}`: {error.strerror}",
                 "slurmd makes this file for the job's user: look at the modes of its spool directory",
             ) from None

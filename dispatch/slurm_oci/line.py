@@ -9,7 +9,7 @@ the shell hands its own command line over in `SLURM_OCI_LINE` while it becomes t
 entry point has loaded anyway.
 """
 
-from slurm_oci.problems import LineUndecodable
+from slurm_oci import problems
 
 MARK = " # "  # nothing before it in the shipped line is a user's text, so its first place counts
 QUOTE = "'\"'\"'"  # how Slurm writes a single quote inside a word
@@ -27,7 +27,7 @@ def decode(line: str) -> tuple[str, ...]:
     """
     _, mark, text = line.partition(MARK)
     if not mark:
-        raise LineUndecodable(
+        raise problems.LineUndecodable(
             f"the shell's line in SLURM_OCI_LINE has no `{MARK}`, behind which the command stands"
             f" (it begins with `{line[:60]}`)",
             "the site: take RunTimeRun in oci.conf unchanged from `slurm-oci-plugins oci-conf`,"
@@ -37,7 +37,7 @@ def decode(line: str) -> tuple[str, ...]:
         words = unquote(text, quote)
         if words is not None:
             return words
-    raise LineUndecodable(
+    raise problems.LineUndecodable(
         f"the command in the shell's line is not quoted as Slurm quotes it: `{excerpt(text)}`",
         f"the site: RunTimeRun in oci.conf must end in `\\{MARK[1:]}%@`, as `slurm-oci-plugins"
         f" oci-conf` prints it, and nothing before that may hold `{MARK}`",

@@ -1,12 +1,13 @@
 """One task's story, from the words that Slurm passes to a running container."""
 
 import os
+import posix
 import sys
 
 from slurm_oci import catalog as catalogs
-from slurm_oci import container, execute, hook, image, job, request, settings, state
+from slurm_oci import container, execute, hook, image, job, problems, request, settings, state
 from slurm_oci.choose import choose
-from slurm_oci.problems import Internal, PluginFailed, Problem, PullRefused, RequestMalformed, SettingRefused
+from slurm_oci.problems import Problem
 from slurm_oci.values import TYPE_CHECKING, Container, Image, Job, Plan, Request, Runtime, Settings, Value
 
 if TYPE_CHECKING:
@@ -35,12 +36,12 @@ def main(words: "Sequence[str]", prefix: str) -> int:
     """The entry point: does what `words` ask for, or says why not. Returns only on a failure or
     after a supervised task; the exit status."""
     trace: "list[Step]" = []
-    environ = dict(os.environ)
+    environ = {os.fsdecode(name): os.fsdecode(value) for name, value in posix.environ.items()}
     record: "Record | None" = None
     try:
         asked = request.read(words, environ)
         told = job.read(asked, environ, trace)
-        asked = resolve_bundle(asked, told)
+        asked = resolve_bundle(asked, told, environ)
         catalog = catalogs.read(prefix, trace, execute.warn) or catalogs.build(prefix)
         if catalog["site"]["log"]:
             from slurm_oci import log
@@ -51,7 +52,7 @@ def main(words: "Sequence[str]", prefix: str) -> int:
     except Problem as problem:
         if record:
             record.failed(problem)
-        if os.environ.get("SLURM_OCI_DEBUG") == "1":
+        if environ.get("SLURM_OCI_DEBUG") == "1":
             show(trace)
         execute.report(problem)
         return problem.status
@@ -59,19 +60,19 @@ def main(words: "Sequence[str]", prefix: str) -> int:
         import traceback  # a bug of ours, and the one case where its traceback helps
 
         execute.tell(traceback.format_exc().rstrip())
-        execute.report(Internal(f"{type(error).__name__}: {error}", "please report the lines above"))
-        return Internal.status
+        execute.report(problems.Internal(f"{type(error).__name__}: {error}", "please report the lines above"))
+        return problems.Internal.status
 
 
-def resolve_bundle(asked: Request, told: Job) -> Request:
+def resolve_bundle(asked: Request, told: Job, environ: "Mapping[str, str]") -> Request:
     """`asked` with the bundle from the job's environment, where oci.conf passes `-` for it.
 
     Slurm sets SLURM_CONTAINER in that file to what --container says, for every kind of step.
     """
-    if asked.bundle != request.FROM_LINE or "SLURM_OCI_LINE" not in os.environ:
+    if asked.bundle != request.FROM_LINE or "SLURM_OCI_LINE" not in environ:
         return asked
     if "SLURM_CONTAINER" not in told.env:
-        raise RequestMalformed(
+        raise problems.RequestMalformed(
             "oci.conf passes `-` for the image, and the job's environment has no SLURM_CONTAINER"
             f" (it was taken from: {told.env_from})",
             "that form needs CreateEnvFile=null in oci.conf; `slurm-oci-plugins oci-conf` prints it",
@@ -109,7 +110,7 @@ def decide(
         picture = image.classify(defined.image, told.cwd)
     trace.append(("image", picture.kind, f"`{picture.name}`, by what it holds"))
     if picture.kind == "reference" and not site["pull"]:
-        raise PullRefused(
+        raise problems.PullRefused(
             f"`{picture.name}` would be fetched from a registry, which this site does not allow",
             "make a file of it first, and name that; the site: `pull = true` in site.toml",
         )
@@ -177,7 +178,7 @@ def refuse_what_is_not_carried(runtime: Runtime, wanted: Settings) -> None:
         else:
             wish = name if name in ("mounts", "workdir", "variables") else f"{name}={value}"
         if wish not in runtime.carries:
-            raise SettingRefused(
+            raise problems.SettingRefused(
                 f"{label} asks for `{wish}`, which `{runtime.name}` cannot do",
                 f"`slurm-oci-plugins show {runtime.name}` lists what it can",
             )
@@ -187,7 +188,7 @@ def planned(runtime: Runtime, box: Container) -> Plan:
     """The runtime's plan. Raises PluginFailed for what is none, and any problem that it raises."""
     plan: Plan = by_plugin(runtime, lambda: runtime.plan(box))
     if not isinstance(plan, Plan) or not plan.argv or not all(isinstance(word, str) for word in plan.argv):
-        raise PluginFailed(
+        raise problems.PluginFailed(
             f"the plugin of `{runtime.name}` gave no plan that can be carried out: {plan!r}",
             "tell its author; `slurm-oci-plugins list` shows where it comes from",
         )
@@ -201,7 +202,7 @@ def by_plugin(runtime: Runtime, function: "Callable[[], Any]") -> "Any":
     except Problem:
         raise
     except (Exception, SystemExit) as error:
-        raise PluginFailed(
+        raise problems.PluginFailed(
             f"the plugin of `{runtime.name}` failed: {type(error).__name__}: {error}",
             "tell its author; `slurm-oci-plugins list` shows where it comes from",
         ) from None

@@ -6,11 +6,46 @@ this module first. It is to these modules what a `.pyc` is to one: where the fil
 made by another Python or from other sources, they are imported one by one, which takes longer.
 """
 
-import gc
 import marshal
-import os
 import sys
 
+
+def light_os() -> "ModuleType":
+    """`os` without what costs a task most of its import: the classes behind `os.environ`.
+
+    It holds what the kernel's calls need, and becomes the whole `os` as soon as anything is asked of
+    it that it has not, so that nobody can tell the difference.
+    """
+    import posix
+
+    light = type(sys)("os")
+    calls = {name: value for name, value in posix.__dict__.items() if name[:2] != "__" and name != "environ"}
+    light.__dict__.update(calls)
+    light.__dict__.update(sep="/", devnull="/dev/null", fsdecode=fsdecode, fsencode=fsencode)
+
+    def whole(name: str) -> "Any":
+        if name == "__path__":  # Python asks for it in `from os import …`: is it a package?
+            raise AttributeError(name)
+        del sys.modules["os"], light.__getattr__
+        light.__dict__.update(__import__("os").__dict__)
+        sys.modules["os"] = light
+        return getattr(light, name)
+
+    light.__getattr__ = whole  # type: ignore[method-assign]
+    sys.modules["os"] = light
+    light.path = sys.modules["os.path"] = __import__("posixpath")  # type: ignore[attr-defined]
+    return light
+
+
+def fsdecode(name: "str | bytes") -> str:
+    return name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name
+
+
+def fsencode(name: "str | bytes") -> bytes:
+    return name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name
+
+
+os = sys.modules.get("os") or light_os()
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
@@ -31,7 +66,6 @@ def install(library: str, folders: "list[tuple[str, Signature]]", core: "Core", 
     has changed."""
     if not all(is_same(recorded, os.path.join(library, folder)) for folder, recorded in folders):
         return
-    gc.disable()  # a task ends, or becomes another program, long before there is garbage
     finder = Finder(library, others)
     sys.meta_path.insert(0, finder)
     for name, where, code in core:

@@ -8,8 +8,9 @@ Source: oci.conf(5), OCI Pattern; Slurm's behaviour by version from its release 
 26.05.3) and from running 24.11.5 and 26.05.5.
 """
 
+from slurm_oci import problems
 from slurm_oci.line import QUOTE, QUOTE_TWICE
-from slurm_oci.problems import SiteInvalid, nearest
+from slurm_oci.problems import nearest
 from slurm_oci.values import TYPE_CHECKING, Request, Value
 
 if TYPE_CHECKING:
@@ -177,15 +178,17 @@ def check(text: str, version: "Version | None" = None) -> None:
         if letter in LETTERS and (version is None or version >= LETTERS[letter].since):
             continue
         if not letter:
-            raise SiteInvalid(f"`{text}` ends in a `%` without a letter", "a percent sign is written `%%`")
+            raise problems.SiteInvalid(
+                f"`{text}` ends in a `%` without a letter", "a percent sign is written `%%`"
+            )
         if letter in LETTERS:
             known = LETTERS[letter]
-            raise SiteInvalid(
+            raise problems.SiteInvalid(
                 f"Slurm {version} does not know `%{letter}` ({known.meaning}) in `{text}`",
                 f"it came with Slurm {known.since}; Slurm ends every step that meets it before",
             )
         close = nearest(letter.swapcase(), list(LETTERS))
-        raise SiteInvalid(
+        raise problems.SiteInvalid(
             f"`%{letter}` in `{text}` stands for nothing",
             *([f"did you mean `%{close}`, {LETTERS[close].meaning}?"] if close else []),
             f"known are {' '.join('%' + known for known in LETTERS)}; a percent sign is `%%`",
@@ -199,12 +202,14 @@ def check_word(word: str) -> None:
     """
     check(word)
     if word != "%@" and "@" in letters(word):
-        raise SiteInvalid(
+        raise problems.SiteInvalid(
             f"`%@` stands for several words and cannot be a part of the one word `{word}`",
             'write it as a word of its own: run = ["tool", "%b", "--", "%@"]',
         )
     if "\0" in word:
-        raise SiteInvalid(f"`{word}` holds a NUL, which no argument of a program can", "leave it out")
+        raise problems.SiteInvalid(
+            f"`{word}` holds a NUL, which no argument of a program can", "leave it out"
+        )
 
 
 def parse(template: "Iterable[str]") -> tuple[str, ...]:
@@ -215,7 +220,7 @@ def parse(template: "Iterable[str]") -> tuple[str, ...]:
     """
     checked = tuple(template)
     if not checked:
-        raise SiteInvalid("a runtime's command has no words", 'write run = ["tool", "%b", "%@"]')
+        raise problems.SiteInvalid("a runtime's command has no words", 'write run = ["tool", "%b", "%@"]')
     for word in checked:
         check_word(word)
     return checked

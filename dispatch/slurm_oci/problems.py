@@ -1,9 +1,9 @@
 """Everything that can go wrong for a reason outside this program, by kind.
 
 A problem says what happened and where, what was expected, and what to do. It is raised anywhere
-and printed in one place. Each class is a line of the failure taxonomy in the docs: its name in
-lower case with dashes is the stable code at the end of the error line, `area` tells who is at
-fault, `status` is the exit status.
+and printed in one place. Each is a line of the failure taxonomy in the docs: its name in lower case
+with dashes is the stable code at the end of the error line, `area` tells who is at fault, `status`
+is the exit status.
 """
 
 
@@ -30,155 +30,67 @@ class Problem(Exception):
         return [first, *("  " + visible(hint) for hint in hints)]
 
 
-class Internal(Problem):
-    """A mistake of this program's own. Its traceback is printed: please report it."""
-
-
-class RequestMalformed(Problem):
-    """The entry point was called with other words than `%b %m %u %U %n %j %s %t`."""
-
-
-class RequestShifted(Problem):
-    """White space or a quote in the image's path moved every later word by one."""
-
-
-class LineUndecodable(Problem):
-    """The text of Slurm's shell line is in neither of the forms that Slurm writes."""
-
-
-class SettingInvalid(Problem):
-    """A per-job setting or a key of the environment definition has a value it cannot have."""
-
-    area = "job"
-
-
-class SettingRefused(Problem):
-    """The chosen runtime cannot carry out what job or site asked for by name."""
-
-    area = "runtime"
-
-
-class ArgumentRefused(Problem):
-    """The chosen runtime would change a word of the command, a variable or a path on its way."""
-
-    area = "runtime"
-
-
-class ArgumentTooLong(Problem):
-    """A word of the command or a variable is longer than the kernel passes to any program."""
-
-    area = "job"
-
-
-class ImageMissing(Problem):
-    """There is nothing at the image's path."""
-
-    area = "image"
-
-
-class ImageUnreadable(Problem):
-    """The image is there and cannot be read or entered by the user."""
-
-    area = "image"
-
-
-class ImageUnknown(Problem):
-    """The image is there and is of no known kind."""
-
-    area = "image"
-
-
-class ImageBroken(Problem):
-    """The image is of a known kind and its own description is wrong."""
-
-    area = "image"
-
-
-class PullRefused(Problem):
-    """The image lies in a registry, and the site does not allow to fetch it from there."""
-
-    area = "site"
-
-
-class ImportFailed(Problem):
-    """The image could not be fetched or unpacked; what the program said last is told."""
-
-    area = "image"
-    status = 126
-
-
-class HookUnsafe(Problem):
-    """`~/.slurm-oci-run` could have been written by somebody else, or is no program."""
-
-    area = "hook"
-
-
-class HookFailed(Problem):
-    """`~/.slurm-oci-run` could not be started."""
-
-    area = "hook"
-    status = 126
-
-
-class RuntimeUnknown(Problem):
-    """No runtime has the name that was asked for."""
-
-    area = "runtime"
-    status = 127
-
-
-class RuntimeMissing(Problem):
-    """The runtime is known and its executable is not on this node."""
-
-    area = "runtime"
-    status = 127
-
-
-class ImageRefused(Problem):
-    """The runtime that was asked for by name does not take this kind of image."""
-
-    area = "runtime"
-
-
-class RuntimeNone(Problem):
-    """No runtime on this node takes this kind of image."""
-
-    area = "runtime"
-    status = 127
-
-
-class RuntimeFailed(Problem):
-    """The runtime could not be started, or its preparation failed."""
-
-    area = "runtime"
-    status = 126
-
-
-class PluginFailed(Problem):
-    """A runtime's plugin raised something while it planned."""
-
-    area = "runtime"
-
-
-class CommandMissing(Problem):
-    """The image has no such command where `srun` found one on the submit host."""
-
-    area = "image"
-    status = 127
-
-
-class SiteInvalid(Problem):
-    """`site.toml` cannot be used as it is."""
-
-    area = "site"
-
-
-class StateUnavailable(Problem):
-    """No private directory can be made for the task on this node."""
-
-
-class EnvironmentUnreadable(Problem):
-    """Slurm's environment file for the task is there and cannot be read."""
+# (who is at fault, exit status) -> name -> meaning. Each name is a class of this module, made when it
+# is first asked for: all of them at once would cost every task as much as all its other imports.
+KINDS = {
+    ("dispatcher", 125): {
+        "Internal": "A mistake of this program's own. Its traceback is printed: please report it.",
+        "RequestMalformed": "The entry point was called with other words than `%b %m %u %U %n %j %s %t`.",
+        "RequestShifted": "White space or a quote in the image's path moved every later word by one.",
+        "LineUndecodable": "The text of Slurm's shell line is in neither of the forms that Slurm writes.",
+        "StateUnavailable": "No private directory can be made for the task on this node.",
+        "EnvironmentUnreadable": "Slurm's environment file for the task is there and cannot be read.",
+    },
+    ("job", 125): {
+        "SettingInvalid": "A per-job setting or a key of the environment definition has a wrong value.",
+        "ArgumentTooLong": "A word of the command or a variable is longer than the kernel passes on.",
+    },
+    ("runtime", 125): {
+        "SettingRefused": "The chosen runtime cannot carry out what job or site asked for by name.",
+        "ArgumentRefused": "The chosen runtime would change a word, a variable or a path on its way.",
+        "ImageRefused": "The runtime that was asked for by name does not take this kind of image.",
+        "PluginFailed": "A runtime's plugin raised something while it planned.",
+    },
+    ("image", 125): {
+        "ImageMissing": "There is nothing at the image's path.",
+        "ImageUnreadable": "The image is there and cannot be read or entered by the user.",
+        "ImageUnknown": "The image is there and is of no known kind.",
+        "ImageBroken": "The image is of a known kind and its own description is wrong.",
+    },
+    ("site", 125): {
+        "PullRefused": "The image lies in a registry, and the site does not allow to fetch it from there.",
+        "SiteInvalid": "`site.toml` cannot be used as it is.",
+    },
+    ("hook", 125): {
+        "HookUnsafe": "`~/.slurm-oci-run` could have been written by somebody else, or is no program.",
+    },
+    ("hook", 126): {
+        "HookFailed": "`~/.slurm-oci-run` could not be started.",
+    },
+    ("runtime", 127): {
+        "RuntimeUnknown": "No runtime has the name that was asked for.",
+        "RuntimeMissing": "The runtime is known and its executable is not on this node.",
+        "RuntimeNone": "No runtime on this node takes this kind of image.",
+    },
+    ("runtime", 126): {
+        "RuntimeFailed": "The runtime could not be started, or its preparation failed.",
+    },
+    ("image", 126): {
+        "ImportFailed": "The image could not be fetched or unpacked; what the program said last is told.",
+    },
+    ("image", 127): {
+        "CommandMissing": "The image has no such command where `srun` found one on the submit host.",
+    },
+}
+
+
+def __getattr__(name: str) -> type[Problem]:
+    for (area, status), meanings in KINDS.items():
+        if name in meanings:
+            content = {"area": area, "status": status, "__doc__": meanings[name], "__module__": __name__}
+            found = globals()[name] = type(name, (Problem,), content)
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def visible(text: str) -> str:

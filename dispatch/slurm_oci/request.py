@@ -2,7 +2,8 @@
 
 import os
 
-from slurm_oci.problems import RequestMalformed, RequestShifted
+from slurm_oci import problems
+from slurm_oci.problems import Problem
 from slurm_oci.values import TYPE_CHECKING, Request
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def read(words: "Sequence[str]", environ: "Mapping[str, str]") -> Request:
     Raises RequestMalformed, RequestShifted, LineUndecodable.
     """
     if len(words) < len(FIELDS):
-        raise RequestMalformed(
+        raise problems.RequestMalformed(
             f"expected {len(FIELDS)} words ({' '.join(FIELDS)}) and a command, got {len(words)}",
             'Slurm starts this program through oci.conf: RunTimeRun="exec /opt/slurm-oci/run'
             ' %b %m %u %U %n %j %s %t %@"; `slurm-oci-plugins oci-conf` prints a better line',
@@ -48,8 +49,8 @@ def is_number(word: str) -> bool:
     return 0 < len(word) <= 20 and word.isascii() and word.isdecimal() and str(int(word)) == word
 
 
-def shifted(what: str, words: "Sequence[str]") -> RequestShifted:
-    return RequestShifted(
+def shifted(what: str, words: "Sequence[str]") -> Problem:
+    return problems.RequestShifted(
         f"the words from oci.conf are out of place: {what} (the first words: "
         + " ".join(f"`{word}`" for word in words[:9])
         + ")",

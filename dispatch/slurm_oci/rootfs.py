@@ -3,7 +3,7 @@
 import errno
 import os
 
-from slurm_oci.problems import ImageUnreadable
+from slurm_oci import problems
 from slurm_oci.values import TYPE_CHECKING, Mount, Value
 
 if TYPE_CHECKING:
@@ -138,5 +138,5 @@ def entries(folder: str) -> "list[tuple[str, Any]]":
                 else:
                     found.append((entry.name, "folder" if entry.is_dir() else "file"))
     except OSError as error:
-        raise ImageUnreadable(f"cannot list `{folder}`: {error.strerror}") from None
+        raise problems.ImageUnreadable(f"cannot list `{folder}`: {error.strerror}") from None
     return sorted(found, key=lambda pair: pair[0])

@@ -7,7 +7,8 @@ later layer wins: built-in, site, definition, job.
 
 import os
 
-from slurm_oci.problems import SettingInvalid, nearest
+from slurm_oci import problems
+from slurm_oci.problems import nearest
 from slurm_oci.values import TYPE_CHECKING, Mount, Settings
 
 if TYPE_CHECKING:
@@ -64,11 +65,11 @@ def combine(layers: "Iterable[tuple[str, Mapping[str, Any]]]", cwd: str) -> Sett
             elif name == "mounts":
                 mounts += read_mounts(value, label, cwd)
             elif name in CHOICES and value not in CHOICES[name]:
-                raise SettingInvalid(
+                raise problems.SettingInvalid(
                     f"{label} is `{value}`: expected " + " or ".join(f"`{c}`" for c in CHOICES[name])
                 )
             elif name == "workdir" and not value.startswith("/"):
-                raise SettingInvalid(f"{label} is `{value}`: expected a path that starts with `/`")
+                raise problems.SettingInvalid(f"{label} is `{value}`: expected a path that starts with `/`")
             else:
                 values[name] = value
             origins[name] = label
@@ -88,14 +89,14 @@ def read_mount(text: str, label: str, cwd: str) -> Mount:
     parts = [unescape(part) for part in split(text, ":")]
     how = "a mount is written SOURCE:TARGET or SOURCE:TARGET:ro; `\\:` and `\\,` stand for the signs"
     if len(parts) not in (2, 3) or not all(parts):
-        raise SettingInvalid(f"{label} has the mount `{text}`: expected two or three parts", how)
+        raise problems.SettingInvalid(f"{label} has the mount `{text}`: expected two or three parts", how)
     if parts[2:] not in ([], ["ro"], ["rw"]):
-        raise SettingInvalid(f"{label} has the mount `{text}`: `{parts[2]}` is no flag", how)
+        raise problems.SettingInvalid(f"{label} has the mount `{text}`: `{parts[2]}` is no flag", how)
     source = os.path.normpath(os.path.join(cwd, parts[0]))
     if not parts[1].startswith("/"):
-        raise SettingInvalid(f"{label} has the mount `{text}`: its target must start with `/`", how)
+        raise problems.SettingInvalid(f"{label} has the mount `{text}`: its target must start with `/`", how)
     if not os.path.exists(source):
-        raise SettingInvalid(f"{label} has the mount `{text}`: there is no `{source}` on this node")
+        raise problems.SettingInvalid(f"{label} has the mount `{text}`: there is no `{source}` on this node")
     return Mount(source, os.path.normpath(parts[1]), parts[2:] == ["ro"], True, label)
 
 

@@ -8,8 +8,8 @@ node has another boot id, and nobody holds its lock. Nothing else is ever remove
 import os
 import stat
 
+from slurm_oci import problems
 from slurm_oci.job import STANDARD_PATH
-from slurm_oci.problems import StateUnavailable
 from slurm_oci.values import TYPE_CHECKING, Request
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def root(uid: int, base: str = BASE) -> str:
             return make_fresh(folder, uid)
         except OSError as error:
             tried.append(f"{folder}: {error.strerror}")
-    raise StateUnavailable("there is no place for the task's private directory", *tried)
+    raise problems.StateUnavailable("there is no place for the task's private directory", *tried)
 
 
 def fresh(folder: str, uid: int) -> "Iterator[str]":
@@ -119,7 +119,7 @@ def make(path: str, node: str) -> int:
         os.mkdir(path, 0o700)
         descriptor = os.open(path, FOLDER)
     except OSError as error:
-        raise StateUnavailable(f"cannot make `{path}`: {error.strerror}") from None
+        raise problems.StateUnavailable(f"cannot make `{path}`: {error.strerror}") from None
     lock(descriptor, wait=True)
     return descriptor
 

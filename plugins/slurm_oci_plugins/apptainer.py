@@ -1,9 +1,8 @@
 """Apptainer: directories, bundles, SIF and squashfs files, without root."""
 
-from slurm_oci import Container, Plan, Runtime, SettingRefused
+from slurm_oci import Container, Plan, Runtime, SettingRefused, problems
 from slurm_oci.container import IMAGES_OWN, require_utf8, workdir_in
 from slurm_oci.job import STANDARD_PATH
-from slurm_oci.problems import ArgumentRefused
 
 # What apptainer takes for its own process, or its shell in between keeps for itself, is told to the
 # container by another name.
@@ -84,7 +83,7 @@ def home_text(name: str, home: str) -> str:
     """The container's HOME for `--home`, the one way to another than the passwd entry's: it goes to
     the container as it is, and with `--no-home` nothing is mounted there. Raises ArgumentRefused."""
     if not home or ":" in home:
-        raise ArgumentRefused(
+        raise problems.ArgumentRefused(
             f"the variable HOME is `{home}`: `{name}` cannot pass on an empty one, or one with a colon",
             "unset it, or take another runtime: `slurm-oci-plugins list` shows what this node has",
         )

@@ -8,11 +8,10 @@ directory. Read in enroot's own source, 3.3 to 4.1.
 
 import os
 
-from slurm_oci import Container, File, Mount, Plan, Runtime, SettingRefused
+from slurm_oci import Container, File, Mount, Plan, Runtime, SettingRefused, problems
 from slurm_oci.choose import find_executable
 from slurm_oci.container import require_utf8, workdir_in
 from slurm_oci.job import STANDARD_PATH
-from slurm_oci.problems import ImageRefused, RuntimeMissing
 from slurm_oci_plugins import carried
 
 QUOTES = "'\""
@@ -118,7 +117,7 @@ def place_of(container: Container) -> tuple[str, tuple[tuple[str, ...], ...]]:
         places = (STANDARD_PATH, container.job.env.get("PATH", ""))
         mksquashfs = find_executable("mksquashfs", {}, places)
         if not mksquashfs:
-            raise RuntimeMissing(
+            raise problems.RuntimeMissing(
                 "`enroot` needs `mksquashfs` for a directory, which is not on this node",
                 "the site: it is in the package squashfs-tools",
             )
@@ -126,7 +125,7 @@ def place_of(container: Container) -> tuple[str, tuple[tuple[str, ...], ...]]:
         options = ("-noI", "-noD", "-noF", "-noX", "-no-progress", "-quiet")
         return made, ((mksquashfs, image.root, made, *options),)
     if "'" in os.path.realpath(image.path):
-        raise ImageRefused(
+        raise problems.ImageRefused(
             f"`enroot` would read the quote in the image's path `{image.path}` as one of its shell's",
             "rename it, or choose another runtime: `slurm-oci-plugins list` shows what this node has",
         )
@@ -137,7 +136,7 @@ def reference(name: str) -> str:
     """`docker://HOST/PATH` with the `#` after the host by which every version of enroot knows it."""
     scheme, _, rest = name.partition("://")
     if scheme not in ("docker", "dockerd", "podman"):
-        raise ImageRefused(
+        raise problems.ImageRefused(
             f"`enroot` cannot fetch `{name}`: it knows docker://, dockerd:// and podman://",
             "apptainer and singularity know oras:// and library:// too",
         )

@@ -7,11 +7,10 @@ The container stays in the job's control group and network. Seen with podman 5.4
 
 import os
 
-from slurm_oci import Container, File, Mount, Plan, Runtime, SettingRefused
+from slurm_oci import Container, File, Mount, Plan, Runtime, SettingRefused, problems
 from slurm_oci.choose import find_executable
 from slurm_oci.container import placed, require_utf8, workdir_in
 from slurm_oci.job import STANDARD_PATH
-from slurm_oci.problems import ImageRefused
 from slurm_oci_plugins import apptainer, carried
 
 TRANSPORTS = {"oci-layout": "oci", "oci-archive": "oci-archive", "docker-archive": "docker-archive"}
@@ -146,12 +145,12 @@ def refuse_image(container: Container) -> None:
     image, settings = container.image, container.settings
     scheme, separator, _ = image.name.partition("://")
     if image.kind == "reference" and separator and scheme != "docker":
-        raise ImageRefused(
+        raise problems.ImageRefused(
             f"`podman` cannot fetch `{image.name}`: it knows docker:// of all registries",
             "apptainer and singularity know oras:// and library:// too",
         )
     if image.root and os.stat(image.root).st_uid != container.request.uid:
-        raise ImageRefused(
+        raise problems.ImageRefused(
             f"`podman` would have to write into `{image.root}`, which belongs to somebody else",
             "other runtimes need not: SLURM_OCI_RUNTIME=unshare takes any directory that you can read",
         )

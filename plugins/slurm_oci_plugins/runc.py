@@ -2,8 +2,7 @@
 
 import os
 
-from slurm_oci import Container, Plan, Runtime
-from slurm_oci.problems import ArgumentRefused
+from slurm_oci import Container, Plan, Runtime, problems
 from slurm_oci_plugins import oci
 
 
@@ -23,7 +22,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
 
 def plan(container: Container) -> Plan:
     if container.env.get("HOME") == "":
-        raise ArgumentRefused(
+        raise problems.ArgumentRefused(
             "the variable HOME is empty, and `runc` would set it from the image's /etc/passwd",
             "unset it, or take another runtime: `slurm-oci-plugins list` shows what this node has",
         )

@@ -1,9 +1,8 @@
 """Sarus: images in the user's own Sarus repository, by name. It is setuid root; `sarus pull` fetches."""
 
-from slurm_oci import Container, Mount, Plan, Runtime
+from slurm_oci import Container, Mount, Plan, Runtime, problems
 from slurm_oci.container import IMAGES_OWN, workdir_in
 from slurm_oci.job import STANDARD_PATH
-from slurm_oci.problems import ImageRefused
 from slurm_oci_plugins import carried
 
 # What the C library takes away from a setuid program (ld.so(8)) cannot be taken from its variables.
@@ -50,7 +49,7 @@ def repository_name(name: str) -> str:
     """`NAME` as `sarus images` lists it. Raises ImageRefused for what `sarus pull` cannot fetch."""
     scheme, separator, rest = name.partition("://")
     if separator and scheme != "docker":
-        raise ImageRefused(
+        raise problems.ImageRefused(
             f"`sarus` cannot run `{name}`: it knows images by docker:// alone",
             "`sarus images` lists what there is",
         )

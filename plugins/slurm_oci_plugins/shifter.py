@@ -1,10 +1,9 @@
 """Shifter: images that its own gateway has, by name. It is setuid root, and the site decides what it
 mounts beside the job's own wishes (home and the like are the site's configuration)."""
 
-from slurm_oci import Container, Mount, Plan, Runtime, SettingRefused
+from slurm_oci import Container, Mount, Plan, Runtime, SettingRefused, problems
 from slurm_oci.container import IMAGES_OWN
 from slurm_oci.job import STANDARD_PATH
-from slurm_oci.problems import ImageRefused
 from slurm_oci_plugins import carried
 
 # The C library takes these away from a setuid program (ld.so(8), "secure-execution mode").
@@ -70,7 +69,7 @@ def gateway_name(name: str) -> str:
     """`docker:NAME`. Raises ImageRefused for what is in no gateway."""
     scheme, separator, rest = name.partition("://")
     if separator and scheme != "docker":
-        raise ImageRefused(
+        raise problems.ImageRefused(
             f"`shifter` cannot run `{name}`: its gateway knows images by docker:// alone",
             "`shifterimg images` lists what it has",
         )
