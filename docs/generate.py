@@ -116,6 +116,12 @@ def arguments() -> str:
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:], ""])
 
 
+def doctor_of(node: str) -> str:
+    """What tests/real/test_doctor.py saw the doctor print about a node."""
+    shown = json.loads((PROJECT / "docs" / "doctor.json").read_text(encoding="utf-8"))
+    return f"```text\n{shown[node]}\n```\n"
+
+
 def templates() -> str:
     """Every starting point for ~/.slurm-oci-run."""
     from slurm_oci.templates import templates
@@ -199,6 +205,8 @@ PARTS = {
     "arguments": arguments,
     "findings": findings,
     "templates": templates,
+    "doctor_healthy": lambda: doctor_of("healthy"),
+    "doctor_broken": lambda: doctor_of("broken"),
     "commands_roff": roff.commands,
     "options_roff": roff.global_options,
     "settings_roff": roff.settings,

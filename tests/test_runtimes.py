@@ -382,6 +382,22 @@ def test_an_oci_runtime_runs_a_copy_of_the_bundle(root, data, plan, options):
     assert json.dumps(image.config) == before
 
 
+def test_the_steps_of_an_oci_runtime_for_the_doctor(root):
+    """Its own plan with create, start and kill before it, and a delete that removes what is left."""
+    container = box("crun", bundle(root))
+    made = crun.plan(container)
+    crun_words = ("/node/bin/crun", "--cgroup-manager=disabled", "--root", "/private/state")
+    (runtime,) = crun.slurm_oci_runtimes()
+    assert runtime.check(container) == made.replace(
+        argv=(*crun_words, "delete", "--force", "task"),
+        prepare=(
+            (*crun_words, "create", "--bundle", "/private/bundle", "task"),
+            (*crun_words, "start", "task"),
+            (*crun_words, "kill", "task", "KILL"),
+        ),
+    )
+
+
 def bind(source: str, target: str, *options: str) -> dict:
     return {
         "destination": target,

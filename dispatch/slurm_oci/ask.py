@@ -1,6 +1,7 @@
 """Asking a program what it is: the one place where one is started to find something out."""
 
 import os
+import pwd
 import subprocess
 
 from slurm_oci.job import STANDARD_PATH
@@ -9,10 +10,14 @@ from slurm_oci.job import STANDARD_PATH
 def answer(*argv: str) -> str:
     """What the program prints, on stdout and stderr; empty if it cannot be started or hangs.
 
-    Its environment is bare and the same wherever it is asked from: a task of Slurm's may have no
-    HOME or USER, without which some programs tell nothing but that.
+    Its environment is bare and the same for one user wherever he asks: a task of Slurm's may have no
+    HOME or USER, without which some programs tell nothing but that; podman wants a HOME that is his.
     """
-    env = {"PATH": STANDARD_PATH, "HOME": "/", "USER": str(os.geteuid()), "LANG": "C.UTF-8"}
+    try:
+        user, home = pwd.getpwuid(os.geteuid())[0:6:5]
+    except KeyError:
+        user, home = str(os.geteuid()), "/"
+    env = {"PATH": STANDARD_PATH, "HOME": home, "USER": user, "LANG": "C.UTF-8"}
     try:
         done = subprocess.run(
             argv,

@@ -20,6 +20,7 @@ COMMANDS = {  # name -> what `--help` says; the module is imported when it is ca
     "site": "The effective site settings and where each comes from.",
     "oci-conf": "Print an oci.conf, for all runtimes or for one.",
     "lint": "What is wrong with an oci.conf and the files beside it.",
+    "doctor": "What is wrong on this node, or on all, and what to do about it.",
     "compile": "Ask all plugins once and write the catalog for the entry point.",
     "install": "Copy the program to where Slurm's oci.conf names it.",
     "completion": "Print what makes a shell complete this command's words.",

@@ -3,20 +3,33 @@
 import os
 import subprocess
 
+from slurm_oci.job import STANDARD_PATH
 from slurm_oci.pattern import QUOTES_RIGHT, Version
 
 NEWEST = QUOTES_RIGHT  # assumed where no Slurm is installed: the newest release that was tried
 
 
+PLACES = ("/etc/slurm", "/run/slurm/conf", "/etc/slurm-llnl")  # the second on a configless node
+
+
 def version() -> Version:
-    """What `slurmd -V` says; the newest known release where there is no slurmd."""
+    """The installed release; the newest known one where there is no slurmd."""
+    return found() or NEWEST
+
+
+def found() -> Version | None:
+    """What `slurmd -V` says, in a user's PATH or where daemons lie."""
+    path = f"{os.environ.get('PATH', '')}:{STANDARD_PATH}"
     try:
-        done = subprocess.run(["slurmd", "-V"], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["slurmd", "-V"], capture_output=True, text=True, check=True, env={**os.environ, "PATH": path}
+        )
         return Version.parse(done.stdout)
     except (OSError, subprocess.CalledProcessError, ValueError):
-        return NEWEST
+        return None
 
 
 def folder() -> str:
     """Where slurm.conf lies, and oci.conf beside it."""
-    return os.path.dirname(os.environ.get("SLURM_CONF", "")) or "/etc/slurm"
+    named = os.path.dirname(os.environ.get("SLURM_CONF", ""))
+    return named or next((place for place in PLACES if os.path.exists(f"{place}/slurm.conf")), PLACES[0])

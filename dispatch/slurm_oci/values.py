@@ -235,3 +235,4 @@ class Runtime(Value):
     variables: tuple[str, ...] = ()  # prefixes of its own environment variables
     version: tuple[str, ...] = ("--version",)  # the arguments that make it print its version
     probe: "Callable[[str], Mapping[str, Any]] | None" = None  # executable -> capabilities
+    check: "Callable[[Container], Plan] | None" = None  # what `doctor` tries beside a task's own plan

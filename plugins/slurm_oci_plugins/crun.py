@@ -12,6 +12,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
             accepts=("oci-bundle",),
             executables=("crun",),
             plan=plan,
+            check=lambda container: oci.step_by_step(plan(container)),
             version=("--root=/tmp", "--version"),  # as a user without /run/user/UID it would say no more
             carries=("mounts", "workdir", "variables", "home=none", "writable=yes", "gpu=none"),
             private=("oci-bundle",),

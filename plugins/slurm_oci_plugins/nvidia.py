@@ -22,6 +22,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
             accepts=("oci-bundle",),
             executables=(NAME,),
             plan=plan,
+            check=lambda container: oci.step_by_step(as_run(container)),
             carries=(
                 *("mounts", "workdir", "variables", "home=none", "writable=yes"),
                 *("gpu=nvidia", "gpu=none"),
@@ -31,11 +32,16 @@ def slurm_oci_runtimes() -> list[Runtime]:
     ]
 
 
-def plan(container: Container) -> Plan:
+def as_run(container: Container) -> Plan:
+    """The plan with `run`, to which no devices would be added."""
     container = container.replace(env={**container.env, **carried.nvidia_devices(container)})
     log = os.path.join(container.private, "log")
     # A terminal of the container's own would need a program that holds its other end.
-    made = oci.plan_for(container, NAME, ("--rootless=true", "--log", log), own_terminal=False)
+    return oci.plan_for(container, NAME, ("--rootless=true", "--log", log), own_terminal=False)
+
+
+def plan(container: Container) -> Plan:
+    made = as_run(container)
     at = made.argv.index("run")
     runtime, words = made.argv[:at], made.argv[at + 1 :]
     pid_file = os.path.join(container.private, "pid")

@@ -63,6 +63,17 @@ def plan_for(container: Container, name: str, options: tuple[str, ...], own_term
     )
 
 
+def step_by_step(made: Plan) -> Plan:
+    """`made` by `plan_for`, with create, start, kill and delete in place of run: how Slurm itself calls
+    such a runtime, and how the Containers Guide has it tested. Its command must wait to be killed."""
+    at = made.argv.index("run")
+    runtime, words = made.argv[:at], made.argv[at + 1 :]
+    steps = (("create", *words), ("start", NAME), ("kill", NAME, "KILL"))
+    return made.replace(
+        argv=(*runtime, "delete", "--force", NAME), prepare=tuple((*runtime, *step) for step in steps)
+    )
+
+
 class Laid:
     """A cover as a folder in the private directory, with empty mount points for what is bound."""
 

@@ -14,6 +14,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
             accepts=("oci-bundle",),
             executables=("runc",),
             plan=plan,
+            check=lambda container: oci.step_by_step(plan(container)),
             carries=("mounts", "workdir", "variables", "home=none", "writable=yes", "gpu=none"),
             private=("oci-bundle",),
         )

@@ -1,0 +1,174 @@
+"""The installation that oci.conf calls: there, its owner's alone, and up to date."""
+
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+
+import slurm_oci
+from slurm_oci import catalog, plugins, site
+from slurm_oci.checks import Finding, Group
+from slurm_oci.problems import Problem
+
+GROUP = Group("installation")
+PARTS = ("run", "slurm-oci-run-default", "lib", "bin", "plugins.d", site.NAME, "oci.conf", catalog.TEXT)
+TMPFILES = ("/etc/tmpfiles.d", "/run/tmpfiles.d", "/usr/local/lib/tmpfiles.d", "/usr/lib/tmpfiles.d")
+SHARED = ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "ceph", "fuse.sshfs", "afs", "panfs", "wekafs")
+
+
+def checks(prefix: str) -> Iterator[Finding]:
+    yield entry_point(prefix)
+    yield from tampered(prefix)
+    try:
+        gathered = plugins.gather(prefix)
+    except Problem as problem:
+        cure = "; ".join(problem.hints) or "mend the file"
+        yield GROUP.failed("site", problem.message, f"{cure} (every container task fails until then)")
+        return
+    yield from compiled(prefix)
+    for aside in gathered.aside:
+        yield GROUP.warning(
+            "plugin",
+            f"{aside.name} ({aside.source}) is kept aside: {aside.reason}",
+            "mend it or take it away, then `slurm-oci-plugins compile`; the other runtimes go on working",
+        )
+    yield from state_base(gathered.site.state)
+
+
+def entry_point(prefix: str) -> Finding:
+    """Calls it without words, which it must name as a mistake."""
+    run = os.path.join(prefix, "run")
+    cure = f"`slurm-oci-plugins install --prefix {prefix}`, with a Python that this node has (--python PATH)"
+    try:
+        done = subprocess.run([run], capture_output=True, text=True, timeout=60, check=False, env={})
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it gives no answer"
+        return GROUP.failed("entry-point", f"cannot start {run}: {reason}", cure)
+    if done.returncode != 125 or "[request-malformed]" not in done.stderr:
+        said = (done.stderr.strip().splitlines() or ["it printed nothing"])[0]
+        return GROUP.failed("entry-point", f"{run} does not work: {said}", cure)
+    return GROUP.ok("entry-point", f"{run} starts, version {slurm_oci.__version__}", slurm_oci.__version__)
+
+
+def tampered(prefix: str) -> Iterator[Finding]:
+    """What in the installation somebody else could have changed, or could change."""
+    try:
+        owner = os.stat(prefix).st_uid
+    except OSError as error:
+        yield GROUP.failed(
+            "prefix", f"{prefix}: {error.strerror}", f"`slurm-oci-plugins install --prefix {prefix}`"
+        )
+        return
+    places = (prefix, *(os.path.join(prefix, name) for name in PARTS), *everything(prefix))
+    open_ones = [(path, what) for path in dict.fromkeys(places) if (what := open_to_others(path, owner))]
+    if open_ones:
+        path, what = open_ones[0]
+        rest = f" (and {len(open_ones) - 1} more)" if len(open_ones) > 1 else ""
+        yield GROUP.failed(
+            "modes",
+            f"{path} {what}{rest}: others than the installation's owner can change what tasks start",
+            f"look at what it holds, then `chown -R {owner} {prefix} && chmod -R go-w {prefix}`",
+        )
+
+
+def open_to_others(path: str, owner: int) -> str:
+    """Who but root and the installation's owner can change what is at `path`, or nothing."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ""
+    if found.st_uid not in (0, owner):
+        return f"belongs to user {found.st_uid}"
+    return f"has mode {stat.S_IMODE(found.st_mode):04o}" if found.st_mode & 0o022 else ""
+
+
+def everything(prefix: str) -> Iterator[str]:
+    """The files that tasks read: the code and the drop-in plugins."""
+    for top in (os.path.join(prefix, "lib"), os.path.join(prefix, "plugins.d")):
+        for parent, folders, files in os.walk(top):
+            yield from (os.path.join(parent, name) for name in (*folders, *files))
+
+
+def compiled(prefix: str) -> Iterator[Finding]:
+    said: list[tuple[str, str, str]] = []
+    warned: list[str] = []
+    found = catalog.read(prefix, said, warned.append)
+    if found:
+        digest = f"{len(found['order'])} runtimes"
+        yield GROUP.ok("catalog", f"the catalog is up to date: {digest}", same=digest)
+    elif warned:
+        yield GROUP.failed("catalog", warned[0], "then `slurm-oci-plugins compile`")
+    else:
+        yield GROUP.warning(
+            "catalog",
+            f"the catalog is not used: {said[0][2].removesuffix(': the plugins are asked')}; every task"
+            " asks all plugins, which takes several times the time",
+            f"`slurm-oci-plugins --prefix {prefix} compile`",
+            same="none",
+        )
+
+
+def state_base(base: str) -> Iterator[Finding]:
+    """Where runtimes that need a directory of their own have it, and whether the next boot makes it."""
+    line = f"d {base} 1777 root root -"
+    make = f"`mkdir -p {base} && chmod 1777 {base}`"
+    try:
+        found = os.lstat(base)
+    except OSError as error:
+        yield GROUP.warning(
+            "state",
+            f"{base}: {error.strerror}; tasks take a fresh directory in /tmp instead",
+            f"{make}, and `{line}` in /etc/tmpfiles.d/slurm-oci.conf for the next boot",
+        )
+        return
+    mode = stat.S_IMODE(found.st_mode)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != 0 or mode != 0o1777:
+        what = (
+            "is no directory"
+            if not stat.S_ISDIR(found.st_mode)
+            else f"is user {found.st_uid}'s, mode {mode:04o}"
+        )
+        yield GROUP.failed(
+            "state",
+            f"{base} {what}: it must be root's and sticky, so that nobody takes another user's place in it",
+            f"`chown root {base} && chmod 1777 {base}`",
+        )
+    kind = file_system(base)
+    if kind in SHARED:
+        yield GROUP.failed(
+            "state-shared",
+            f"{base} lies in a shared file system ({kind}), and holds what belongs to one node",
+            "`state` in site.toml names a directory that is local to each node",
+        )
+    elif kind == "tmpfs" and not made_at_boot(base):
+        yield GROUP.warning(
+            "state-boot",
+            f"{base} is gone after the next boot",
+            f"`{line}` in /etc/tmpfiles.d/slurm-oci.conf",
+        )
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == 0 and mode == 0o1777:
+        yield GROUP.ok("state", f"{base}, mode 1777, on {kind or 'a local file system'}")
+
+
+def file_system(path: str) -> str:
+    """The type of the file system that `path` lies in (proc(5), mounts)."""
+    best = ("", "")
+    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            _, top, kind = line.split()[:3]
+            if (path + "/").startswith(top.rstrip("/") + "/") and len(top) >= len(best[0]):
+                best = (top, kind)
+    return best[1]
+
+
+def made_at_boot(base: str) -> bool:
+    """Whether a line for tmpfiles.d names it."""
+    for folder in TMPFILES:
+        for name in os.listdir(folder) if os.path.isdir(folder) else ():
+            try:
+                with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
+                    if any(line.split()[1:2] == [base] for line in file):
+                        return True
+            except OSError:
+                continue
+    return False

@@ -1,0 +1,338 @@
+"""`slurm-oci-plugins doctor`: what it finds, on this machine and on nodes that are set up wrong."""
+
+import json
+import os
+import platform
+import pwd
+import random
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import NAMESPACES
+from test_cli import ask
+
+from slurm_oci import across
+from slurm_oci.checks import Finding, installation, last_line, tiny, tried, user
+from slurm_oci.checks import slurm as slurm_checks
+from slurm_oci.conf import read
+from slurm_oci.doctor import Report
+
+MACHINE = platform.machine()
+
+
+def found_by(findings) -> dict[str, str]:
+    return {finding.check: finding.state for finding in findings}
+
+
+# The image and its program
+
+
+@pytest.mark.parametrize("machine", tiny.CODES)
+def test_the_tiny_program_says_so_and_ends_or_waits(machine, tmp_path):
+    """Without a word it ends with 0; with one it waits to be killed."""
+    emulator = (
+        []
+        if machine == MACHINE
+        else [shutil.which(f"qemu-{machine}") or shutil.which(f"qemu-{machine}-static")]
+    )
+    if emulator == [None]:
+        pytest.skip(f"no qemu for {machine}")
+    path = tmp_path / "true"
+    path.write_bytes(tiny.program(machine))
+    path.chmod(0o755)
+    done = subprocess.run([*emulator, path], capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, tiny.SAYS, b"")
+    with subprocess.Popen([*emulator, path, "wait"], stdout=subprocess.PIPE) as waiting:
+        assert waiting.stdout.readline() == tiny.SAYS
+        assert waiting.poll() is None
+        waiting.terminate()
+    assert waiting.returncode == -15
+
+
+def test_a_machine_without_a_program_has_no_image(tmp_path):
+    """And so its runtimes are not tried, which is said."""
+    assert tiny.make(str(tmp_path), "vax") == {}
+
+
+# Trials
+
+
+def test_a_trial_gives_status_and_output():
+    """Of a process of its own: what it does to itself stays there."""
+
+    def work() -> int:
+        os.chdir("/")
+        os.write(1, b"some text\n")
+        os.write(2, b"more\n")
+        return 3
+
+    before = os.getcwd()
+    assert tried(work) == (3, "some text\nmore\n")
+    assert os.getcwd() == before
+
+
+def test_a_trial_that_hangs_is_ended_with_all_that_it_started():
+    """Also one that takes no SIGTERM."""
+
+    def hang() -> int:
+        script = "trap '' TERM; sleep 1000 & echo $! $$; while :; do wait; done"
+        os.execv("/bin/sh", ["sh", "-c", script])
+
+    status, said = tried(hang, 0.3)
+    assert status == 124
+    assert len(said.split()) == 2
+    assert [pid for pid in said.split() if runs(pid)] == []
+
+
+def runs(pid: str) -> bool:
+    """A zombie does not, which waits only for whoever adopted it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_trial_that_fails_says_how():
+    """An error of the system's by its text; a mistake of ours by its name."""
+    assert tried(lambda: os.open("/no/such/file", 0)) == (1, "/no/such/file: No such file or directory\n")
+    status, said = tried(lambda: 1 // 0)
+    assert (status, said.partition(":")[0]) == (125, "ZeroDivisionError")
+
+
+def test_our_own_error_line_counts_more_than_a_later_one():
+    """It says what the runtime's last words mean."""
+    assert last_line("x\nslurm-oci: error: no [code]\n  hint\n") == "no [code]"
+    assert last_line("first\n\nlast\n\n") == "last"
+    assert last_line("") == "it printed nothing"
+
+
+# The command
+
+
+def doctor(slurm, *words, **options):
+    ended = ask(slurm, "doctor", *words, **options)
+    assert ended.err == ""
+    return ended
+
+
+def test_json_holds_every_finding_and_the_worst_state_is_the_exit_status(slurm):
+    """1 for a failure, here at least the missing oci.conf; each that is not ok has its cure."""
+    slurm.environ["SLURM_CONF"] = str(slurm.place / "slurm.conf")
+    ended = doctor(slurm, "--json")
+    told = json.loads(ended.out)
+    assert (ended.status, told["state"], told["user"]) == (1, "failed", "alice" if slurm.uid else "root")
+    assert {"group", "check", "state", "message", "cure", "same"} == set(told["findings"][0])
+    by_check = {finding["check"]: finding for finding in told["findings"]}
+    assert by_check["oci-conf"]["state"] == "failed"
+    assert by_check["oci-conf"]["cure"].startswith(f"`ln -s {slurm.prefix}/oci.conf {slurm.place}/oci.conf`")
+    assert [f for f in told["findings"] if (f["state"] == "ok") != (f["cure"] == "")] == []
+
+
+@pytest.mark.skipif(not NAMESPACES, reason="the kernel refuses user namespaces")
+@pytest.mark.skipif(MACHINE not in tiny.CODES, reason="no tiny program for this machine")
+def test_the_built_in_runtime_really_runs_the_tiny_program(slurm):
+    """In the installation that a task would use."""
+    ended = doctor(slurm)
+    assert "  ok       unshare: runs a program in an image of kind rootfs\n" in ended.out
+    assert "  ok       user-namespaces: " in ended.out
+
+
+def test_people_get_no_line_over_80_columns_but_of_one_word(slurm):
+    """A path or a command is never broken."""
+    ended = doctor(slurm)
+    long = [line for line in ended.out.splitlines() if len(line) > 79 and " " in line.strip()]
+    assert long == []
+    assert ended.out.splitlines()[0] == "the kernel"
+
+
+@pytest.mark.skipif(not NAMESPACES, reason="the kernel refuses user namespaces")
+def test_a_kernel_that_allows_no_user_namespaces_is_found_and_the_setting_named(slurm):
+    """The limit holds below the namespace that it is set in, which is the test's own."""
+    installed = slurm.prefix / "bin" / "slurm-oci-plugins"
+    script = f"echo 0 >/proc/sys/user/max_user_namespaces && exec {installed} doctor --json"
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "sh", "-c", script], capture_output=True, text=True
+    )
+    assert done.stderr == ""
+    by_check = {finding["check"]: finding for finding in json.loads(done.stdout)["findings"]}
+    assert by_check["user-namespaces"]["state"] == "failed"
+    assert "No space left on device" in by_check["user-namespaces"]["message"]
+    assert by_check["user-namespaces"]["cure"] == "`sysctl -w user.max_user_namespaces=65536`"
+    assert by_check["unshare"]["state"] == "failed"
+    assert "overlay" not in by_check
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--across"], ["srun"], ["--user", "no-such-user-here"]],
+    ids=["no command", "no --across", "unknown"],
+)
+def test_what_cannot_be_asked_is_said(slurm, words):
+    """Before anything is tried."""
+    ended = ask(slurm, "doctor", *words)
+    assert ended.status in (1, 2)
+    assert ended.out == ""
+    assert ended.err
+
+
+# The installation
+
+
+def own(prefix):
+    """Makes the copy that of whoever owns the files in it."""
+    os.chown(prefix, (prefix / "lib" / "slurm_oci" / "__init__.py").stat().st_uid, -1)
+
+
+def test_what_is_wrong_with_an_installation(prefix):
+    """Stale catalog, plugin that cannot be used, file that others can write, no state base."""
+    own(prefix)
+    (prefix / "site.toml").write_text('state = "/no/such/base"\n')
+    (prefix / "plugins.d" / "bad.py").write_text("import nothing_that_there_is\n")
+    (prefix / "plugins.d" / "bad.py").chmod(0o664)
+    findings = list(installation.checks(str(prefix)))
+    assert found_by(findings) == {
+        "entry-point": "ok",
+        "modes": "failed",
+        "catalog": "warning",
+        "plugin": "warning",
+        "state": "warning",
+    }
+    by_check = {finding.check: finding for finding in findings}
+    assert by_check["modes"].message.startswith(f"{prefix}/plugins.d/bad.py has mode 0664: others")
+    assert "`site.toml` has changed since" in by_check["catalog"].message
+    assert "nothing_that_there_is" in by_check["plugin"].message
+    assert "d /no/such/base 1777 root root -" in by_check["state"].cure
+
+
+def test_a_site_toml_that_is_wrong_and_an_entry_point_without_its_python(prefix):
+    """Either alone makes every task fail."""
+    own(prefix)
+    (prefix / "site.toml").write_text("pul = true\n")
+    run = prefix / "run"
+    run.write_text("#!/no/such/python3\n" + run.read_text().partition("\n")[2])
+    findings = found_by(installation.checks(str(prefix)))
+    assert findings == {"entry-point": "failed", "site": "failed"}
+
+
+def test_a_state_base_that_is_not_sticky_is_a_failure(tmp_path):
+    """Another user could take somebody's place in it."""
+    (tmp_path / "state").mkdir(mode=0o777)
+    assert found_by(installation.state_base(str(tmp_path / "state")))["state"] == "failed"
+
+
+# Slurm
+
+
+@pytest.mark.parametrize(
+    ("mode", "state"), [(0o755, "ok"), (0o700, "failed"), (0o777, "failed"), (0o1777, "ok")]
+)
+def test_the_spool_must_let_users_in_and_nothing_of_theirs(tmp_path, mode, state):
+    """slurmd makes the steps' directories there as root."""
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    spool.chmod(mode)
+    owner = pwd.getpwuid(os.geteuid()).pw_name
+    (tmp_path / "slurm.conf").write_text(f"SlurmdSpoolDir={tmp_path}/spool\nSlurmdUser={owner}\n")
+    assert slurm_checks.spool(read(str(tmp_path / "slurm.conf"))).state == state
+
+
+def test_a_group_shared_with_others_can_read_what_slurm_writes(tmp_path):
+    """A warning, unless no environment is written; a group of the user's own is fine."""
+    entry = Entry(pw_name="root", pw_uid=0, pw_gid=65534)
+    (tmp_path / "oci.conf").write_text("IgnoreFileConfigJson=true\nCreateEnvFile=null\nRunTimeRun=x\n")
+    with_file = read(str(tmp_path / "oci.conf"))
+    assert user.primary_group(entry, with_file).state == "warning"
+    (tmp_path / "oci.conf").write_text("IgnoreFileConfigJson=true\nRunTimeRun=x\n")
+    assert user.primary_group(entry, read(str(tmp_path / "oci.conf"))).state == "ok"
+    (tmp_path / "oci.conf").write_text("RunTimeRun=x\n")  # Slurm writes a config.json with it
+    assert user.primary_group(entry, read(str(tmp_path / "oci.conf"))).state == "warning"
+    assert user.primary_group(Entry(pw_name="root", pw_uid=0, pw_gid=0), with_file).state == "ok"
+
+
+class Entry:
+    """As much of a passwd entry as a check looks at."""
+
+    def __init__(self, **fields) -> None:
+        self.__dict__.update(fields)
+
+
+def test_subordinate_ids_are_found_by_name_and_by_number(tmp_path):
+    """The first range counts (subuid(5))."""
+    file = tmp_path / "subuid"
+    file.write_text("bob:1:2\nalice:100000:65536\n1002:300000:1000\nalice:5:6\nbroken\n")
+    entry = Entry(pw_name="alice", pw_uid=1001)
+    assert user.subordinate(str(file), entry) == (100000, 65536)
+    assert user.subordinate(str(file), Entry(pw_name="carol", pw_uid=1002)) == (300000, 1000)
+    assert user.subordinate(str(file), Entry(pw_name="dave", pw_uid=1003)) == (0, 0)
+    assert user.subordinate("/no/such/file", entry) == (0, 0)
+
+
+# Many nodes
+
+
+def report(node: str, state: str = "ok", **same: str) -> Report:
+    findings = [
+        Finding("slurm", check.replace("_", "-"), state, "x" * 700, "", value)
+        for check, value in same.items()
+    ]
+    return Report(node, "alice", tuple(findings))
+
+
+def test_reports_arrive_whole_however_their_lines_are_mixed():
+    """With what a program puts before each line, and lines of others between."""
+    reports = (report("node1", oci_conf="a"), report("node2", oci_conf="a"), report("node3", oci_conf="b"))
+    said = [f"{r.node}: {line}" for r in reports for line in across.lines(r)]
+    assert max(map(len, said)) < 500
+    random.Random(1).shuffle(said)
+    found = across.compare("\n".join(["Warning: something else", *said]))
+    assert found.reports == reports
+    assert found.differences == {"oci-conf": {"a": ["node1", "node2"], "b": ["node3"]}}
+    assert [across.deviating(found, r.node) for r in reports] == [[], [], ["oci-conf"]]
+    assert not found.is_fine
+
+
+def test_an_answer_that_lacks_a_line_counts_as_none():
+    """And is no reason to be content."""
+    lines = list(across.lines(report("node1", oci_conf="a")))
+    found = across.compare("\n".join(lines[1:]))
+    assert (found.reports, found.incomplete, found.is_fine) == ((), ("node1",), False)
+
+
+def test_what_one_node_lacks_differs_too():
+    """A runtime, for one."""
+    found = across.compare("\n".join([*across.lines(report("a", crun="1.2")), *across.lines(report("b"))]))
+    assert found.differences == {"crun": {"1.2": ["a"], across.NOTHING: ["b"]}}
+
+
+TWO = """
+SLURMD_NODENAME=one SLURM_CONF={place}/1/slurm.conf "$@"
+SLURMD_NODENAME=two SLURM_CONF={place}/2/slurm.conf "$@"
+"""
+
+
+def test_nodes_that_are_not_alike_are_marked_a_line_each(slurm):
+    """Two calls stand for two nodes, whose oci.conf differ."""
+    for name, text in (("1", ""), ("2", "# another\n")):
+        (slurm.place / name).mkdir()
+        shutil.copy(slurm.prefix / "oci.conf", slurm.place / name)
+        with (slurm.place / name / "oci.conf").open("a") as file:
+            file.write(text)
+    slurm.set_up()
+    ended = ask(slurm, "doctor", "--across", "sh", "-c", TWO.format(place=slurm.place), "sh")
+    assert (ended.status, ended.err) == (1, "")
+    one, two, title, *values = ended.out.splitlines()
+    assert one.split()[0] == "one"
+    assert two.split()[0] == "two"
+    assert "differs in" not in one
+    assert two.endswith("differs in oci-conf")
+    assert title == "oci-conf is not the same on all nodes"
+    assert [value.rpartition(": ")[2] for value in values] == ["one", "two"]
+
+
+def test_when_no_node_answers_that_is_an_error(slurm):
+    """With what was to be started there."""
+    ended = ask(slurm, "doctor", "--across", "false")
+    assert (ended.status, ended.code) == (1, "nobody-answered")
+    assert f"{slurm.prefix}/bin/slurm-oci-plugins" in ended.err
