@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import click
 import pytest
 
 from slurm_oci.across import reported
@@ -26,7 +27,7 @@ def doctor(slurm, name, *words, user="alice"):
     status, out, error = slurm(*DOCTOR, "--json", *words, user=user)
     assert error == b""
     told = json.loads(out)
-    in_docs(slurm, name, "\n".join(as_text(reported(told))))
+    in_docs(slurm, name, click.unstyle("\n".join(as_text(reported(told)))))
     return status, {finding["check"]: finding for finding in told["findings"]}
 
 
