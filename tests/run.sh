@@ -56,6 +56,7 @@ usage() {
 programs=(
     busybox:busybox-static mount:mount mksquashfs:squashfs-tools setfacl:acl strace:strace zstd:zstd
     fish:fish man:man-db mandoc:mandoc zsh:zsh
+    dh:debhelper dpkg-buildpackage:dpkg-dev rpmbuild:rpm
 )
 
 get_programs() {
@@ -70,7 +71,7 @@ get_programs() {
     say "!!! LEFT OUT: the tests that need what is missing here: sudo apt-get install ${packages[*]}"
 }
 
-shell_scripts=(.ci/run tests/*.sh opt-slurm-oci/slurm-oci-run-default user_templates/*.bash)
+shell_scripts=(.ci/run packaging/*.sh tests/*.sh opt-slurm-oci/slurm-oci-run-default user_templates/*.bash)
 
 keep_caches_out_of_the_checkout() {
     export RUFF_CACHE_DIR=$cache/ruff MYPY_CACHE_DIR=$cache/mypy HYPOTHESIS_STORAGE_DIRECTORY=$cache/hypothesis

@@ -67,8 +67,8 @@ def install(prefix: str, python: str, data: str, templates: str) -> tuple[Gather
         if os.path.isdir(templates):
             shutil.copytree(templates, os.path.join(prefix, "user_templates"), dirs_exist_ok=True)
         notes += put_config(os.path.join(prefix, "oci.conf"), config)
-        if old and old != library:
-            shutil.rmtree(os.path.join(prefix, old), ignore_errors=True)
+        if old:
+            remove_older_than(prefix, old)
         notes += state_base()
     except OSError as error:
         raise InstallFailed(
@@ -95,6 +95,17 @@ def check_python(python: str) -> None:
             f"`{python}` is Python {done.stdout.strip()}; the program needs 3.11 or newer",
             "name another one: --python /usr/bin/python3.12",
         )
+
+
+def python_of(prefix: str) -> str:
+    """The interpreter of the installation at `prefix`; empty where there is none or it has gone."""
+    try:
+        with open(os.path.join(prefix, "run"), encoding="utf-8") as file:
+            python = file.readline().removeprefix("#!").partition(" ")[0].strip()
+        check_python(python)
+    except (OSError, UnicodeDecodeError, InstallFailed):
+        return ""
+    return python
 
 
 def default_python() -> str:
@@ -169,6 +180,19 @@ def switch(prefix: str, library: str) -> None:
     link = os.path.join(prefix, f".lib-{os.getpid()}")
     os.symlink(library, link)
     os.replace(link, os.path.join(prefix, "lib"))
+
+
+def remove_older_than(prefix: str, library: str) -> None:
+    """Removes the libraries of `prefix` from before `library`, which tasks that have begun may still
+    read from."""
+    try:
+        limit = os.stat(os.path.join(prefix, library)).st_mtime
+    except FileNotFoundError:
+        return  # the link led nowhere
+    for name in os.listdir(prefix):
+        path = os.path.join(prefix, name)
+        if name.startswith("lib-") and os.stat(path).st_mtime < limit:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def read(path: str) -> str:

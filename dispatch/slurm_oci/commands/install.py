@@ -13,7 +13,7 @@ from slurm_oci.completion import files, folders
     "--python",
     metavar="PATH",
     shell_complete=files,
-    help="The nodes' Python, 3.11 or newer.  [default: this one]",
+    help="The nodes' Python, 3.11 or newer.  [default: as before, or this one]",
 )
 @click.pass_context
 def command(ctx: click.Context, prefix: str | None, python: str | None) -> None:
@@ -26,7 +26,7 @@ def command(ctx: click.Context, prefix: str | None, python: str | None) -> None:
 
     assert ctx.parent is not None
     prefix = os.path.abspath(prefix or ctx.parent.params["prefix"] or installation.DEFAULT)
-    python = python or installation.default_python()
+    python = python or installation.python_of(prefix) or installation.default_python()
     gathered, notes = installation.install(prefix, python, data_folder("opt"), data_folder("user_templates"))
     click.echo(f"installed in {prefix}, run by {python}, {len(gathered.found)} runtimes")
     for aside in gathered.aside:
