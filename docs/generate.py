@@ -100,12 +100,14 @@ def findings() -> str:
 
 
 def arguments() -> str:
-    """What tests/real/test_arguments.py found for each class of arguments, a column for each runtime
-    (one that differs between two Debian suites has two) and each Slurm version's two lines."""
+    """What the tests found for each class of arguments, a column for each runtime (one that differs
+    between two Debian suites has two) and each Slurm version's two lines."""
     found = json.loads((PROJECT / "docs" / "arguments.json").read_text(encoding="utf-8"))
     columns: dict[str, dict[str, str]] = {}
     for suite in found.values():
         for name, verdicts in suite["columns"].items():
+            if not suite["slurm"]:
+                verdicts = {kind: f"{found} (stand-in)" for kind, found in verdicts.items()}
             title = f"Slurm {suite['slurm']}, {name}" if name.endswith(" line") else f"`{name}`"
             if columns.setdefault(title, verdicts) != verdicts:
                 columns[f"{title} beside Slurm {suite['slurm']}"] = verdicts

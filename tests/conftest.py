@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from slurm_oci.values import Container, Image, Job, Request, Settings
 
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("long", settings.get_profile("here"), max_examples=1000, database=None)  # fuzz.py
+settings.register_profile("long", settings.get_profile("here"), max_examples=400, database=None)  # fuzz.py
 settings.load_profile("here")
 
 ROOT = Path(__file__).parent.parent

@@ -77,7 +77,8 @@ def test_a_key_makes_its_setting(write, line, expected):
     image, found = made(path)
     if "mounts" in expected:
         expected["mounts"] = tuple(m.replace(why=m.why.replace("PATH", path)) for m in expected["mounts"])
-    where = {name: f"`{name}` in {path}:2" for name in expected}
+    keys = {"env": "env_profile", "variables": "env"}
+    where = {name: f"`{keys.get(name, name)}` in {path}:2" for name in expected}
     assert (image, found) == ("/i", Settings(**expected, origins=where))
 
 
@@ -153,7 +154,7 @@ def test_variables_are_replaced_in_mounts_bases_and_choices(write, tmp_path):
 
 
 def built(image: Image, variables: dict[str, str]) -> dict[str, str]:
-    asked = Settings(variables=variables, origins={"variables": "`variables` in env.toml:3"})
+    asked = Settings(variables=variables, origins={"variables": "`env` in env.toml:3"})
     return dict(build(request(), job({"A": "1", "B": "2", "C": ""}), image, asked).env)
 
 
@@ -167,7 +168,7 @@ def test_what_the_image_itself_declares_cannot_be_taken_away():
     image = Image("/b", "oci-bundle", "/b", "", {"process": {"env": ["A=image's"]}})
     with pytest.raises(SettingRefused) as caught:
         built(image, {"A": ""})
-    assert caught.value.message == "`variables` in env.toml:3 takes away `A`, which the image itself declares"
+    assert caught.value.message == "`env` in env.toml:3 takes away `A`, which the image itself declares"
     assert built(image, {"B": ""}) == {"A": "1", "C": ""}
 
 
@@ -197,7 +198,7 @@ def test_what_is_inherited_is_overwritten_and_mounts_and_variables_add_up(write,
     assert combined.origins == {
         "home": f"`home` in {a}:2",
         "mounts": f"`mounts` in {path}:3",
-        "variables": f"`variables` in {path}:4",
+        "variables": f"`env` in {path}:4",
         "workdir": "SLURM_OCI_WORKDIR",
     }
 

@@ -201,7 +201,7 @@ def test_enroot_runs_a_squashfs_file(tmp_path):
     assert made.replace(files=()) == Plan(
         argv=(
             *("/node/bin/enroot", "start", "--conf", "/private/conf", "--rc", "/private/rc"),
-            *("--", "/i.sqsh", "/", "/bin/zsh", "echo", "hello"),
+            *("--", "/i.sqsh", "/", "SHELL=/bin/zsh", "", "echo", "hello"),
         ),
         env={
             **OWN,
@@ -501,8 +501,8 @@ def test_shifter_s_command_starts_where_it_was_asked_for():
     """By the image's shell: shifter itself would go on in `/`. An entry point has no place for that."""
     settings = wished(workdir="/data")
     one = box("shifter", Image("x", "name"), settings=settings, workdir="/data", command=("-x",))
-    go = 'cd -- "$1" || exit 125; shift; exec "$@"'
-    assert shifter.plan(one).argv[1:] == ("--image=docker:x", "/bin/sh", "-c", go, "sh", "/data", "-x")
+    words = ("/bin/sh", "-c", carried.ENTER, "sh", "/data", "IFS=:", "", "-x")
+    assert shifter.plan(one.replace(env={"IFS": ":"})).argv[1:] == ("--image=docker:x", *words)
     both = wished(workdir="/data", entrypoint="yes")
     with pytest.raises(SettingRefused, match="SLURM_OCI_WORKDIR is `/data`"):
         shifter.plan(one.replace(settings=both))

@@ -89,7 +89,7 @@ def read(path: str, job: Job) -> Definition:
                 image, where = reader.image() or image, file.at(key)
             elif key == "env":
                 variables |= reader.variables()
-                layers.append((file.at(key), {"variables": dict(variables)}))
+                layers.append((f"`env` in {file.at(key)}", {"variables": dict(variables)}))
             elif key == "annotations":
                 annotations |= reader.annotations()
             elif key != "base_environment":
@@ -209,7 +209,7 @@ class Reader:
         if key in SWITCHES and isinstance(value, bool):
             return [(self.file.at(key), {key: SWITCHES[key][value]})]
         name = "env" if key == PROFILE else key
-        return [(self.file.at(key), {name: self.text(key)})]
+        return [(f"`{key}` in {self.file.at(key)}", {name: self.text(key)})]
 
     def image(self) -> str:
         """The image as it would be named after --container. EDF's `registry#image` is translated."""

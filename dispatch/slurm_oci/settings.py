@@ -50,7 +50,8 @@ def of_job(env: "Mapping[str, str]") -> tuple[dict[str, str], list[str]]:
 
 def combine(layers: "Iterable[tuple[str, Mapping[str, Any]]]", cwd: str) -> Settings:
     """The settings that `layers`, (where it comes from, its values) from the lowest to the
-    highest, make together. `cwd`: what relative mount sources start from.
+    highest, make together. Where it comes from is `job`, a file, or for a single value all that
+    an error shall say of it. `cwd`: what relative mount sources start from.
 
     Raises SettingInvalid.
     """
@@ -59,7 +60,9 @@ def combine(layers: "Iterable[tuple[str, Mapping[str, Any]]]", cwd: str) -> Sett
     mounts: list[Mount] = []
     for origin, layer in layers:
         for name, value in layer.items():
-            label = PREFIX + name.upper() if origin == "job" else f"`{name}` in {origin}"
+            label = origin if origin.startswith("`") else f"`{name}` in {origin}"
+            if origin == "job":
+                label = PREFIX + name.upper()
             if value == "":
                 continue  # an empty variable asks for nothing
             elif name == "mounts":

@@ -32,9 +32,17 @@ def decision_for(
     command: tuple[str, ...],
     trace: list[tuple[str, str, str]],
     private_directory: Any,
+    made: Any = None,
 ) -> Decision:
-    """What would be done for `image` and `command`. Raises Problem."""
+    """What would be done for `image` and `command`. `made`: the catalog, if it is there already.
+
+    Raises Problem.
+    """
     request, context = request_for(image, command)
     trace.append(("environment", "process", "no Slurm: this shell's variables are the job's"))
-    made = catalog.read(prefix) or catalog.build(prefix)
+    made = made or catalog_of(prefix)
     return decide(request, context, dict(os.environ), made, prefix, trace, private_directory)
+
+
+def catalog_of(prefix: str) -> Any:
+    return catalog.read(prefix) or catalog.build(prefix)

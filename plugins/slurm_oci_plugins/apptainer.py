@@ -1,6 +1,6 @@
 """Apptainer: directories, bundles, SIF and squashfs files, without root."""
 
-from slurm_oci import Container, Plan, Runtime, SettingRefused, problems
+from slurm_oci import Container, Mount, Plan, Runtime, SettingRefused, problems
 from slurm_oci.container import IMAGES_OWN, require_utf8, workdir_in
 from slurm_oci.job import STANDARD_PATH
 
@@ -55,7 +55,13 @@ def plan_for(container: Container, name: str, env_prefix: str) -> Plan:
     for mount in container.mounts:
         # Home, /tmp and the job's directory apptainer binds itself, if it can and the site lets it.
         if mount.wish or mount.why not in ("home", "") or (mount.why == "home" and not own_home):
-            options += ["--mount", mount_text(mount.source, mount.target, mount.readonly)]
+            fault = fault_of_mount(mount)
+            if fault and mount.wish:
+                from slurm_oci_plugins import carried  # only for its words
+
+                raise carried.refusal(mount, fault)
+            if not fault:
+                options += ["--mount", mount_text(mount.source, mount.target, mount.readonly)]
     if image.root and container.workdir_wished:
         workdir_in(container)  # refuses what is not there; apptainer itself would end with 255
     options += ["--cwd" if container.probed.get("cwd", True) else "--pwd", container.workdir]
@@ -96,8 +102,17 @@ def in_script(value: str) -> str:
     return value.replace("\\", "\\\\").replace("$", "\\$").replace("`", "\\`")
 
 
+def fault_of_mount(mount: Mount) -> str:
+    """What `mount_text` cannot carry: Go's reader of CSV makes one sign of the two, also in quotes
+    (encoding/csv)."""
+    found = any("\r\n" in path for path in (mount.source, mount.target))
+    return "its option `--mount` cannot carry a carriage return before a newline" if found else ""
+
+
 def mount_text(source: str, target: str, readonly: bool) -> str:
     """A bind mount for `--mount`, whose value is a line of CSV."""
     fields = ["type=bind", f"src={source}", f"dst={target}", *(["ro"] if readonly else [])]
-    quoted = ['"' + field.replace('"', '""') + '"' if set(field) & set('",\n') else field for field in fields]
+    quoted = [
+        '"' + field.replace('"', '""') + '"' if set(field) & set('",\r\n') else field for field in fields
+    ]
     return ",".join(quoted)

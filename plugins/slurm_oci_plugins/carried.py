@@ -3,8 +3,24 @@ for it, and left out where it is only a default."""
 
 import os
 
-from slurm_oci import Container, Mount, SettingRefused
+from slurm_oci import Container, Mount, SettingRefused, problems
 from slurm_oci.rootfs import is_below
+
+# What the C library takes away from a setuid program: the names in glibc's unsecvars.h since 2.17.
+TAKEN_AWAY = (
+    *("GCONV_PATH", "GETCONF_DIR", "GLIBC_TUNABLES", "HOSTALIASES", "LOCALDOMAIN", "LOCPATH", "NIS_PATH"),
+    *("NLSPATH", "RESOLV_HOST_CONF", "RES_OPTIONS", "TMPDIR", "TZDIR"),
+)
+
+# The beginning of a script for the image's shell: it goes to the first word, takes the next ones up to
+# an empty one as variables that a shell would otherwise keep for itself, and becomes the rest.
+ENTER = """cd -- "$1" || exit 125
+shift
+while [ -n "$1" ]; do export "$1"; shift; done
+shift
+exec "$@"
+"""
+SHELLS_OWN = ("IFS", "PS1")
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,13 +34,27 @@ def mounts(container: Container, fault: "Callable[[Mount], str]") -> tuple[Mount
     for mount in container.mounts:
         found = fault(mount) or buried(mount, kept)
         if found and mount.wish:
-            raise SettingRefused(
-                f"{mount.why} asks for a mount of `{mount.source}` at `{mount.target}`: {found}",
-                "another runtime may: `slurm-oci-plugins list` shows what this node has",
-            )
+            raise refusal(mount, found)
         if not found:
             kept.append(mount)
     return tuple(kept)
+
+
+def refusal(mount: Mount, fault: str) -> problems.Problem:
+    return SettingRefused(
+        f"{mount.why} asks for a mount of `{mount.source}` at `{mount.target}`: {fault}",
+        "another runtime may: `slurm-oci-plugins list` shows what this node has",
+    )
+
+
+def through_shell(variables: "dict[str, str]", names: "tuple[str, ...]" = SHELLS_OWN) -> tuple[str, ...]:
+    """The words for `ENTER` between the directory and the command, with the empty one."""
+    return (*(f"{name}={variables[name]}" for name in names if name in variables), "")
+
+
+def is_taken_away(name: str) -> bool:
+    """Whether a setuid program finds this variable neither in its own environment nor passes it on."""
+    return name.startswith(("LD_", "MALLOC_", "RTLD_")) or name in TAKEN_AWAY
 
 
 def buried(mount: Mount, before: list[Mount]) -> str:

@@ -23,13 +23,8 @@ CONF = f"""environ() {{
 }}
 mounts() {{ cat "${{ENROOT_RUNTIME_PATH%/*}}/fstab"; }}
 """
-# Words: the directory to start in, the job's SHELL (by which enroot would choose what runs this),
-# and the command.
-RC = """cd -- "$1" || exit 125
-if [ -n "$2" ]; then SHELL=$2; export SHELL; else unset SHELL; fi
-shift 2
-exec "$@"
-"""
+# SHELL is the one by which enroot would choose what runs this, and not the job's.
+RC = "unset SHELL\n" + carried.ENTER
 
 
 def slurm_oci_runtimes() -> list[Runtime]:
@@ -66,7 +61,8 @@ def plan(container: Container) -> Plan:
     workdir, notes = workdir_in(container.replace(mounts=mounts))
     container = container.replace(env={**container.env, **carried.nvidia_devices(container)})
     variables, lost = carried.variables(container, fault_of)
-    shell = variables.pop("SHELL", "")
+    shells = carried.through_shell(variables, ("SHELL", *carried.SHELLS_OWN))
+    variables.pop("SHELL", None)
     environ = "".join(f"{name}={quoted(value)}\n" for name, value in variables.items())
     env = {
         "PATH": STANDARD_PATH,
@@ -88,7 +84,7 @@ def plan(container: Container) -> Plan:
     options = ("--conf", os.path.join(private, "conf"), "--rc", os.path.join(private, "rc"))
     enroot = container.executables["enroot"]
     return Plan(
-        argv=(enroot, "start", *options, "--", place, workdir, shell, *container.command),
+        argv=(enroot, "start", *options, "--", place, workdir, *shells, *container.command),
         env=env,
         folders=("run", "cache", "temp", "data"),
         files=(
@@ -157,6 +153,8 @@ def fault_of(name: str, value: str) -> str:
 
 
 def fault_of_mount(mount: Mount) -> str:
+    if set(mount.source + mount.target) & set("\v\f\r"):  # blanks to musl, and no escape for glibc
+        return "enroot cannot carry a carriage return, a form feed or a vertical tab"
     return "" if len(os.fsencode(fstab_line(mount))) < FSTAB_LINE else "enroot cannot carry so long a path"
 
 

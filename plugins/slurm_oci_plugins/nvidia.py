@@ -34,6 +34,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
 
 def as_run(container: Container) -> Plan:
     """The plan with `run`, to which no devices would be added."""
+    oci.require_home(container)
     container = container.replace(env={**container.env, **carried.nvidia_devices(container)})
     log = os.path.join(container.private, "log")
     # A terminal of the container's own would need a program that holds its other end.

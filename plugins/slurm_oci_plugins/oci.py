@@ -7,7 +7,7 @@ control groups but Slurm's. Source of the fields: the OCI Runtime Specification,
 
 import os
 
-from slurm_oci import Container, File, Mount, Plan
+from slurm_oci import Container, File, Mount, Plan, problems
 from slurm_oci.bundle import is_bind
 from slurm_oci.container import placed, require_utf8, workdir_in
 from slurm_oci.job import STANDARD_PATH
@@ -72,6 +72,15 @@ def step_by_step(made: Plan) -> Plan:
     return made.replace(
         argv=(*runtime, "delete", "--force", NAME), prepare=tuple((*runtime, *step) for step in steps)
     )
+
+
+def require_home(container: Container) -> None:
+    """Raises ArgumentRefused for what runc, and what starts it, would change."""
+    if container.env.get("HOME") == "":
+        raise problems.ArgumentRefused(
+            "the variable HOME is empty, and `runc` would set it from the image's /etc/passwd",
+            "unset it, or take another runtime: `slurm-oci-plugins list` shows what this node has",
+        )
 
 
 class Laid:

@@ -58,7 +58,7 @@ def plan(container: Container) -> Plan:
     image, private = container.image, container.private
     if image.root:
         container = container.replace(mounts=placed(container)[0])
-    mounts = carried.mounts(container, lambda mount: "")
+    mounts = carried.mounts(container, apptainer.fault_of_mount)
     workdir, notes = workdir_in(container.replace(mounts=mounts))
     options = options_for(container)
     init = find_executable("catatonit", {}, (INITS,))
@@ -70,7 +70,7 @@ def plan(container: Container) -> Plan:
     for mount in (*shared_memory(mounts), *mounts):
         options += ["--mount", apptainer.mount_text(mount.source, mount.target, mount.readonly)]
     options += ["--workdir", workdir]
-    told, env = variables(container)
+    told, env, lost = variables(container)
     podman = (container.executables["podman"], *store(container))
     links, words = image_words(container)
     return Plan(
@@ -80,7 +80,7 @@ def plan(container: Container) -> Plan:
         links=links,
         files=(File("containers.conf", CONF),),
         cleanup=cleanup(podman, private),
-        notes=notes,
+        notes=(*notes, *lost),
     )
 
 
@@ -117,10 +117,16 @@ def preserved(container: Container) -> list[str]:
     return [f"--preserve-fds={int(number) - 2}"]
 
 
-def variables(container: Container) -> tuple[list[str], dict[str, str]]:
-    """Options for the container's variables, and podman's own. The options are names alone wherever
-    that is possible: all users of a node can see the words of a command."""
+def variables(container: Container) -> tuple[list[str], dict[str, str], tuple[str, ...]]:
+    """Options for the container's variables, podman's own variables, and a note on what is left out.
+
+    The options are names alone wherever that is possible: all users of a node can see the words of a
+    command.
+    """
     private, options = container.private, []
+    told, notes = carried.variables(
+        container, lambda name, value: "podman takes the blank off the name" if name[0] in " \t" else ""
+    )
     env = {
         "PATH": STANDARD_PATH,
         "HOME": container.job.home,
@@ -131,13 +137,13 @@ def variables(container: Container) -> tuple[list[str], dict[str, str]]:
         "CONTAINERS_CONF_OVERRIDE": os.path.join(private, "containers.conf"),
         **container.own,
     }
-    for name, value in container.env.items():
+    for name, value in told.items():
         if name.startswith(OBEYED) or name.endswith("*"):  # the star would stand for other names
             options.append(f"--env={name}={value}")
         else:
             options.append(f"--env={name}")
             env[name] = value
-    return options, env
+    return options, env, notes
 
 
 def refuse_image(container: Container) -> None:

@@ -2,7 +2,7 @@
 
 import os
 
-from slurm_oci import Container, Plan, Runtime, problems
+from slurm_oci import Container, Plan, Runtime
 from slurm_oci_plugins import oci
 
 
@@ -22,11 +22,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
 
 
 def plan(container: Container) -> Plan:
-    if container.env.get("HOME") == "":
-        raise problems.ArgumentRefused(
-            "the variable HOME is empty, and `runc` would set it from the image's /etc/passwd",
-            "unset it, or take another runtime: `slurm-oci-plugins list` shows what this node has",
-        )
+    oci.require_home(container)
     # rootless: control groups that it may not write are passed over.
     # Its warnings about them go into a file; what ends it is said on stderr all the same.
     log = os.path.join(container.private, "log")

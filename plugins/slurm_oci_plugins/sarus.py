@@ -1,12 +1,9 @@
 """Sarus: images in the user's own Sarus repository, by name. It is setuid root; `sarus pull` fetches."""
 
 from slurm_oci import Container, Mount, Plan, Runtime, problems
-from slurm_oci.container import IMAGES_OWN, workdir_in
+from slurm_oci.container import IMAGES_OWN, require_utf8, workdir_in
 from slurm_oci.job import STANDARD_PATH
 from slurm_oci_plugins import carried
-
-# What the C library takes away from a setuid program (ld.so(8)) cannot be taken from its variables.
-TAKEN_AWAY = (*IMAGES_OWN, "TMPDIR", "TZDIR", "LOCPATH", "NLSPATH", "HOSTALIASES", "GCONV_PATH")
 
 
 def slurm_oci_runtimes() -> list[Runtime]:
@@ -24,6 +21,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
 
 
 def plan(container: Container) -> Plan:
+    require_utf8("sarus", container)  # it writes a config.json for runc
     options = []
     mounts = carried.mounts(container, fault_of_mount)
     for mount in mounts:
@@ -36,7 +34,7 @@ def plan(container: Container) -> Plan:
     env = {"PATH": STANDARD_PATH, "HOME": container.job.home, "USER": container.job.user, **container.own}
     for name, value in {**container.image.env, **container.env}.items():
         # Without this the image's own would count before the job's.
-        if name in TAKEN_AWAY:
+        if name in IMAGES_OWN or carried.is_taken_away(name):
             options.append(f"--env={name}={value}")
         else:
             options.append(f"--env={name}")
@@ -53,7 +51,12 @@ def repository_name(name: str) -> str:
             f"`sarus` cannot run `{name}`: it knows images by docker:// alone",
             "`sarus images` lists what there is",
         )
-    return rest if separator else name
+    bare = rest if separator else name
+    if bare.startswith("-"):
+        raise problems.ImageRefused(
+            f"`sarus` would take `{bare}` for an option", "`sarus images` lists what there is"
+        )
+    return bare
 
 
 def fault_of_mount(mount: Mount) -> str:

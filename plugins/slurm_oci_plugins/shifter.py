@@ -6,10 +6,12 @@ from slurm_oci.container import IMAGES_OWN
 from slurm_oci.job import STANDARD_PATH
 from slurm_oci_plugins import carried
 
-# The C library takes these away from a setuid program (ld.so(8), "secure-execution mode").
-TAKEN_AWAY = (*IMAGES_OWN, "TMPDIR", "TZDIR", "LOCPATH", "NLSPATH", "HOSTALIASES", "GCONV_PATH")
-# Of a path shifter drops every other sign; a colon ends it.
+# Of a path shifter drops every other sign (utility.c, userInputPathFilter); a colon ends it.
 PATH_SIGNS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.+-/")
+# And of an image's name (ImageData.c).
+NAME_SIGNS = PATH_SIGNS | {":", "@"}
+# Targets that it refuses by their first letters, and as they are (VolumeMap.c).
+NOT_BELOW, NOT_AT, BUT = ("/etc", "/var", "/opt/udiImage"), ("/opt",), ("/var/tmp",)
 
 
 def slurm_oci_runtimes() -> list[Runtime]:
@@ -32,17 +34,20 @@ def plan(container: Container) -> Plan:
     wishes = tuple(mount for mount in container.mounts if mount.wish)
     for mount in carried.mounts(container.replace(mounts=wishes), fault_of_mount):
         options.append(f"--volume={mount.source}:{mount.target}" + ":ro" * mount.readonly)
-    command = command_of(container)
     options += [] if container.workdir_wished else [f"--workdir={container.workdir}"]
     options += ["--entrypoint"] if settings.entrypoint == "yes" else []
-    told = {*settings.variables, *TAKEN_AWAY}
+
+    def by_option(name: str) -> bool:
+        return name in settings.variables or name in IMAGES_OWN or carried.is_taken_away(name)
+
     variables, lost = carried.variables(
         container,
-        lambda name, value: "shifter takes no empty value" if name in told and not value else "",
+        lambda name, value: "shifter takes no empty value" if by_option(name) and not value else "",
     )
+    command = command_of(container, variables)
     env = {"PATH": STANDARD_PATH, "HOME": container.job.home, "USER": container.job.user, **container.own}
     for name, value in variables.items():
-        if name in told:
+        if by_option(name):
             options.append(f"--env={name}={value}")
         else:
             env[name] = value
@@ -50,7 +55,7 @@ def plan(container: Container) -> Plan:
     return Plan(argv, env, notes=lost)
 
 
-def command_of(container: Container) -> tuple[str, ...]:
+def command_of(container: Container, variables: dict[str, str]) -> tuple[str, ...]:
     """The command, as getopt must see it. Where a directory to start in was asked for, the image's shell
     goes there: shifter itself would go on in `/` if it cannot. Raises SettingRefused."""
     command, settings = container.command, container.settings
@@ -60,8 +65,8 @@ def command_of(container: Container) -> tuple[str, ...]:
                 f"{settings.origins['workdir']} is `{container.workdir}`: `shifter` cannot see to it together"
                 f" with {settings.origins['entrypoint']}"
             )
-        go = 'cd -- "$1" || exit 125; shift; exec "$@"'
-        return ("/bin/sh", "-c", go, "sh", container.workdir, *command)
+        words = (container.workdir, *carried.through_shell(variables))
+        return ("/bin/sh", "-c", carried.ENTER, "sh", *words, *command)
     return ("--", *command) if command[:1] and command[0].startswith("-") else command
 
 
@@ -73,12 +78,20 @@ def gateway_name(name: str) -> str:
             f"`shifter` cannot run `{name}`: its gateway knows images by docker:// alone",
             "`shifterimg images` lists what it has",
         )
-    return f"docker:{rest if separator else name}"
+    bare = rest if separator else name
+    if set(bare) - NAME_SIGNS:
+        raise problems.ImageRefused(
+            f"`shifter` would drop signs of the name `{name}`: it knows letters, digits and `_.+-/:@`",
+            "`shifterimg images` lists what it has",
+        )
+    return f"docker:{bare}"
 
 
 def fault_of_mount(mount: Mount) -> str:
     if set(mount.source + mount.target) - PATH_SIGNS:
         return "of a path shifter carries letters, digits and `_.+-/` alone"
-    if any(mount.target == folder or mount.target.startswith(folder + "/") for folder in ("/etc", "/var")):
-        return "shifter mounts nothing below /etc and /var"
+    if ".." in mount.source + mount.target:
+        return "shifter takes no path with `..` in it"
+    if mount.target not in BUT and (mount.target.startswith(NOT_BELOW) or mount.target in NOT_AT):
+        return "shifter mounts nothing at /opt nor where a path begins with /etc, /var or /opt/udiImage"
     return ""

@@ -13,6 +13,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from argument_classes import CLASSES, compare, verdict
 from conftest import GUIDES_LINE
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -22,36 +23,14 @@ from slurm_oci.pattern import Fields, ShellActs, Version, shell_line, shell_word
 from slurm_oci.values import Request
 
 HERE = Path(__file__).resolve().parent
-TABLE = HERE.parent.parent / "docs" / "arguments.json"
-UPDATE = os.environ.get("SLURM_OCI_UPDATE") == "1"
 EXAMPLES = int(os.environ.get("SLURM_OCI_RANDOM_ARGUMENTS", "150"))
-
-CLASSES = {
-    "none": [[]],
-    "empty": [[""], ["", "a", "", ""]],
-    "space": [["a b"], [" ", "  a", "a "]],
-    "tab": [["a\tb", "\t"]],
-    "newline": [["a\nb"], ["\n", "a\n", "\na"]],
-    "single quote": [["it's"], ["'"], ["a'b'c"]],
-    "single quotes that pair up": [["'\"'"], ["'", " ", "'"]],
-    "double quote": [['a"b', '"', '""']],
-    "backslash": [["a\\b", "\\", "\\\\", "\\n", "\\'"[:1]]],
-    "`$()`": [["$(id)", "`id`", "$HOME", "${HOME}", "$"]],
-    "glob": [["*", "/*", "[a]?", "{a,b}", "~"]],
-    "`;`, `&`, `#`": [["a;b", "&", "#", "a #b", "|", ">x", "!"]],
-    "leading `-`": [["-n"], ["-c", "--help"]],
-    "`--`": [["--"], ["--", "-x", "--"]],
-    "`%`": [["%b", "%@", "%", "%%"]],
-    "not UTF-8": [["\udcff\udcfe"], ["a\udce9b"]],
-    "one of 100 kB": [["x" * 100_000]],
-    "a thousand short ones": [[str(number) for number in range(1000)]],
-}
 
 # Signs that a list, a shell, CSV, JSON, an overlay's options or a reader of options could take for
 # something else; each of these has broken a runtime's way once, here or elsewhere.
 ODD = ["a b", "a,b", "a:b", "a;b", "a\tb", "a\nb", "a\n", "a'b", 'a"b', '"a"', "a\\b", "a\\", "$HOME"]
-ODD += ["$(id)", "*", "[a]{b}", "-a", "--bind", "#a", "%b", "a=b", "é", "\udcff", "\x01", " a "]
-NAMES = st.sampled_from(ODD) | st.text(" ,:;'\"\\$`\n\t#%-=aé\udcff", min_size=1, max_size=8)
+ODD += ["a\rb", "a\r", "a\vb", "$(id)", "*", "[a]{b}", "-a", "--bind", "#a", "%b", "a=b", "é", "\udcff"]
+ODD += ["\x01", " a "]
+NAMES = st.sampled_from(ODD) | st.text(" ,:;'\"\\$`\n\t\r\v#%-=aé\udcff", min_size=1, max_size=8)
 TEXTS = st.sampled_from([*ODD, "", "'x'", "''", "a" * 100_000]) | st.binary(max_size=20).map(
     lambda text: os.fsdecode(text.replace(b"\0", b""))
 )
@@ -60,6 +39,7 @@ VARIABLES = st.sampled_from(
 ) | st.text("ABcd_%.- $'\"\\é\udcff", min_size=1, max_size=6)
 WORDS = st.lists(TEXTS, max_size=6)
 
+PODMANS = "/home/alice/of-podman"  # it takes no directory of somebody else's
 RUNTIMES = ("unshare", "crun", "runc", "charliecloud", "apptainer")
 KIND = {"crun": "oci-bundle", "runc": "oci-bundle"}
 UTF8_ONLY = ("crun", "runc", "apptainer")
@@ -129,7 +109,37 @@ def test_each_class_of_arguments_arrives_or_is_refused_by_a_runtime(slurm, runti
     for name, lists in CLASSES.items():
         told = arrive([case(runtime, command) for command in lists])
         found[name] = verdict([verdict_of_runtime(*pair) for pair in zip(lists, told)])
-    compare(slurm, runtime, found)
+    compare(slurm.root.suite, str(version_of(slurm)), runtime, found)
+
+
+def test_podman_is_told_each_class_of_arguments_and_each_odd_path(slurm, arrive, odd_places):
+    """As docs/arguments.md says. A container of podman's takes a second: the lists of a class go
+    together, and mounts, variables, directory and image into a few."""
+    assert slurm("cp", "-r", IMAGES["rootfs"], PODMANS) == (0, b"", b"")
+    lists = {name: [word for words in several for word in words] for name, several in CLASSES.items()}
+    ended = arrive([case("podman", command, image=PODMANS) for command in lists.values()])
+    pairs = zip(lists.items(), ended)
+    found = {name: verdict_of_runtime(command, told) for (name, command), told in pairs}
+    compare(slurm.root.suite, str(version_of(slurm)), "podman", found)
+
+    names = [name for name in ODD if is_utf8(name)]
+    sources = odd_places(names)
+    mounts = ",".join(f"{escaped(place)}:{escaped('/to/' + name)}" for name, place in zip(names, sources))
+    env = {**ONCE_BROKEN, "HOME": "/a $HOME:b", "A-B": "1", "a b": "2", "a*": "3", "XDG_X": "4"}
+    images = [f"{PODMANS}/{name}" for name in ("a:b", "a b", "a'b", "é")]
+    for image in images:
+        slurm("cp", "-r", IMAGES["rootfs"], image)
+    told, *others = arrive([
+        case("podman", env={**env, "SLURM_OCI_MOUNTS": mounts, "SLURM_OCI_WORKDIR": place}, image=PODMANS,
+             look=[latin(f"/to/{name}/mark") for name in names])
+        for place in ("/to/a:b", "/to/ a ")
+    ] + [case("podman", image=image) for image in images])  # fmt: skip
+    slurm("rm", "-rf", PODMANS)
+    assert (told["status"], told["error"], told["cwd"]) == (0, "", "/to/a:b")
+    assert told["files"] == "".join(f"<{number}>" for number in range(len(names)))
+    assert {name: told["env"].get(latin(name)) for name in env} == env
+    assert (others[0]["status"], others[0]["cwd"]) == (0, "/to/ a ")
+    assert [(one["status"], one["error"]) for one in others[1:]] == [(0, "")] * len(images)
 
 
 def verdict_of_runtime(command, told):
@@ -149,28 +159,14 @@ def test_each_class_of_arguments_arrives_through_slurm_or_is_broken_by_it(slurm,
     verdicts = {}
     for (name, command), (status, out, error) in zip(lists, ended):
         verdicts.setdefault(name, []).append(verdict_of_slurm(command, status, out, error))
-    compare(slurm, f"the {line} line", {name: verdict(each) for name, each in verdicts.items()})
+    found = {name: verdict(each) for name, each in verdicts.items()}
+    compare(slurm.root.suite, str(version_of(slurm)), f"the {line} line", found)
 
 
 def verdict_of_slurm(command, status, out, error):
     if status == 0:
         return "arrives" if [text(word) for word in out.split("\0")[4:-1]] == command else "is changed"
     return "does not start: sh finds no end of a quote" if "nterminated quoted" in error else error
-
-
-def verdict(verdicts):
-    return ", ".join(dict.fromkeys(verdicts))
-
-
-def compare(slurm, column, found):
-    """`found` with what the docs say of this suite's `column`; or writes it there."""
-    table = json.loads(TABLE.read_text()) if TABLE.exists() else {}
-    suite = table.setdefault(slurm.root.suite, {"slurm": "", "columns": {}})
-    if UPDATE:
-        suite["slurm"] = str(version_of(slurm))
-        suite["columns"][column] = found
-        TABLE.write_text(json.dumps(table, indent=1) + "\n")
-    assert found == suite["columns"].get(column), "SLURM_OCI_UPDATE=1 writes docs/arguments.json anew"
 
 
 # Random ones, for each runtime
@@ -272,7 +268,7 @@ def odd_places(slurm):
 
 def test_any_bind_mount_arrives_or_is_refused_by_name(runtime, arrive, odd_places):
     """Its source and its target, whatever signs their names hold."""
-    names = sorted({*ODD, *drawn(NAMES, EXAMPLES // 5)})
+    names = sorted({*ODD, "a\r\nb", *drawn(NAMES, EXAMPLES // 5)})
     sources = odd_places(names)
     cases = [
         case(
@@ -287,7 +283,7 @@ def test_any_bind_mount_arrives_or_is_refused_by_name(runtime, arrive, odd_place
     for number, (name, told) in enumerate(zip(names, arrive(cases))):
         if runtime in UTF8_ONLY and not is_utf8(name):
             assert_refused(told, "argument-refused")
-        elif runtime == "charliecloud" and ":" in name:
+        elif (runtime == "charliecloud" and ":" in name) or (runtime == "apptainer" and "\r\n" in name):
             assert_refused(told, "setting-refused")
         else:
             assert (told["status"], told["error"], told["files"]) == (0, "", f"<{number}>" * 2), name

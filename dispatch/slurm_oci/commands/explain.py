@@ -1,8 +1,8 @@
 """`slurm-oci-plugins explain IMAGE [-- COMMAND…]`"""
 
 import json
-import shlex
 import sys
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import click
@@ -10,6 +10,7 @@ import click
 from slurm_oci.commands.run import without_dashes
 from slurm_oci.completion import files
 
+HIDDEN = "********"
 SECRET = ("TOKEN", "SECRET", "PASSW", "PASSPHRASE", "CREDENTIAL", "API_KEY", "APIKEY", "PRIVATE_KEY", "AUTH")
 
 
@@ -42,20 +43,24 @@ def command(
     """
     from slurm_oci import state
     from slurm_oci.problems import Problem
-    from slurm_oci.trial import decision_for
+    from slurm_oci.trial import catalog_of, decision_for
 
     trace: list[tuple[str, str, str]] = []
     words = without_dashes(words) or ("/bin/sh",)
     if oci_conf is not None:
         show_launch(oci_conf, slurm_version, image, words, as_json)
     try:
-        shown = as_data(decision_for(prefix, image, words, trace, state.propose), trace)
+        catalog = catalog_of(prefix)
+        decision = decision_for(prefix, image, words, trace, state.propose, catalog)
+        shown = as_data(decision, trace) | {"considered": considered(decision, trace, catalog)}
     except Problem as problem:
         shown = {"trace": steps(trace), "error": {"code": problem.code, "lines": problem.lines()}}
     if as_json:
         click.echo(json.dumps(shown, indent=2, ensure_ascii=True))
     else:
-        click.echo("\n".join(as_text(shown)))
+        from slurm_oci.explanation import page
+
+        click.echo(page(shown).text(), color=True)
     sys.exit(1 if "error" in shown else 0)
 
 
@@ -66,6 +71,7 @@ def show_launch(
     import attrs
 
     from slurm_oci.commands.oci_conf import release
+    from slurm_oci.explanation import Page, shell_word
     from slurm_oci.launch import launch
     from slurm_oci.problems import visible
 
@@ -73,26 +79,26 @@ def show_launch(
     if as_json:
         click.echo(json.dumps(attrs.asdict(shown), indent=2))
         sys.exit(1 if shown.faults else 0)
-    where = f"{shown.key}, {shown.file}:{shown.line}, Slurm {shown.slurm_version}"
-    lines = [click.style("/bin/sh -c", bold=True) + f"  ({where})", f"  {visible(shown.shell)}"]
+    page = Page.of_stdout()
+    page.head("/bin/sh -c", f"{shown.key}, {shown.file}:{shown.line}, Slurm {shown.slurm_version}")
+    page.line(shown.shell, hanging=2)
     if shown.words is not None:
-        lines += [
-            click.style("words", bold=True),
-            *(f"  {shlex.quote(visible(word))}" for word in shown.words),
-        ]
+        page.head("words")
+        page.lines += [f"  {shell_word(word)}" for word in shown.words]
     if shown.command is not None:
-        lines += [click.style("command", bold=True) + "  (as the entry point reads it)"]
-        lines += [f"  {shlex.quote(visible(word))}" for word in shown.command]
+        page.head("command", "as the entry point reads it")
+        page.lines += [f"  {shell_word(word)}" for word in shown.command]
     if shown.words is None and shown.command is None:
-        lines += [f"  the shell does more with it than take its words: {visible(shown.acts)}"]
-    click.echo("\n".join([*lines, *(f"fault: {visible(fault)}" for fault in shown.faults)]))
+        page.line(f"the shell does more with it than take its words: {shown.acts}")
+    for fault in shown.faults:
+        page.lines += [page.styled(line, fg="red") for line in page.folded(f"fault: {visible(fault)}", 4)]
+    click.echo(page.text(), color=True)
     sys.exit(1 if shown.faults else 0)
 
 
 def as_data(decision: Any, trace: list[tuple[str, str, str]]) -> dict[str, Any]:
     """The documented JSON form of a decision."""
     plan, job = decision.plan, decision.job
-    given = {name: value for name, value in plan.env.items() if job.env.get(name) != value}
     box = decision.container
     settings = {**decision.settings.as_dict(), "variables": masked(dict(decision.settings.variables))}
     return {
@@ -100,9 +106,10 @@ def as_data(decision: Any, trace: list[tuple[str, str, str]]) -> dict[str, Any]:
         "runtime": decision.runtime or "user hook",
         "trace": steps(trace),
         "mode": plan.mode,
-        "argv": list(plan.argv),
+        "argv": without_secrets(decision),
         "cwd": plan.cwd or job.cwd,
-        "env": {"set": masked(given), "unset": sorted(set(job.env) - set(plan.env))},
+        "env": differences(job.env, plan.env),
+        "container_env": differences(job.env, box.env) if box else {"set": {}, "unset": []},
         "mounts": [mount.as_dict() for mount in box.mounts] if box else [],
         "workdir": box.workdir if box else job.cwd,
         "settings": {
@@ -123,43 +130,46 @@ def steps(trace: list[tuple[str, str, str]]) -> list[dict[str, str]]:
     return [{"step": step, "result": result, "why": why} for step, result, why in trace]
 
 
+def considered(decision: Any, trace: list[tuple[str, str, str]], catalog: Any) -> list[dict[str, str]]:
+    """Every runtime in the site's order, and why it was taken or passed over; none where one was asked
+    for by name."""
+    from slurm_oci.explanation import UNFIT
+
+    chosen, kind = decision.runtime, decision.image.kind
+    if not chosen or chosen not in [name for name, _ in catalog["candidates"].get(kind, ())]:
+        return []
+    why = {result.removeprefix("not "): why for step, result, why in trace if step == "runtime"}
+    if not why[chosen].startswith("the first"):
+        return []
+    unfit = {name for name in catalog["order"] if kind not in catalog["runtimes"][name]["accepts"]}
+    return [
+        {"name": name, "why": why.get(name) or (UNFIT if name in unfit else f"`{chosen}` comes before it")}
+        for name in catalog["order"]
+    ]
+
+
+def differences(job: Mapping[str, str], other: Mapping[str, str]) -> dict[str, Any]:
+    """What `other` sets otherwise than the job's environment, and what it lacks."""
+    given = {name: value for name, value in other.items() if job.get(name) != value}
+    return {"set": masked(given), "unset": sorted(set(job) - set(other))}
+
+
+def without_secrets(decision: Any) -> list[str]:
+    """The plan's words; where a runtime is told a variable that looks like a secret by an option, its
+    value is hidden. What the user wrote as the command stays."""
+    argv, box = decision.plan.argv, decision.container
+    env = dict(box.env) if box else {}
+    secrets = [value for name, value in env.items() if value and masked({name: value})[name] != value]
+    end = len(argv) - len(box.command if box else decision.request.command)
+    words = list(argv[:end])
+    for secret in secrets:
+        words = [word.replace(secret, HIDDEN) if len(secret) > 2 else word for word in words]
+    return [*words, *argv[end:]]
+
+
 def masked(env: dict[str, str]) -> dict[str, str]:
     """`env` with the values of names that look like secrets hidden."""
     return {
-        name: "********" if any(part in name.upper() for part in SECRET) else value
+        name: HIDDEN if any(part in name.upper() for part in SECRET) else value
         for name, value in sorted(env.items())
     }
-
-
-def as_text(shown: dict[str, Any]) -> list[str]:
-    from slurm_oci.problems import visible
-
-    def head(text: str) -> str:
-        return click.style(text, bold=True)
-
-    lines = [head("decision")]
-    for step in shown["trace"]:
-        lines.append(f"  {step['step'] + ':':13}{visible(step['result'])}  ({visible(step['why'])})")
-    if "error" in shown:
-        return [*lines, *shown["error"]["lines"]]
-    lines += [head("command") + f"  ({shown['mode']})"]
-    lines += ["  " + " ".join(shlex.quote(visible(word)) for word in shown["argv"])]
-    asked = {name: value for name, value in shown["settings"].items() if value["from"] != "built-in"}
-    lines += [head("settings")] if asked else []
-    lines += [f"  {name}={visible(str(value['value']))}  ({value['from']})" for name, value in asked.items()]
-    lines += [head("mounts")]
-    for mount in shown["mounts"]:
-        how = " read-only" if mount["readonly"] else ""
-        must = "" if mount["wish"] else ", if possible"
-        lines.append(
-            f"  {visible(mount['source'])} -> {visible(mount['target'])}{how}  ({mount['why']}{must})"
-        )
-    lines += [f"  working directory: {visible(shown['workdir'])}"]
-    lines += [head("environment of the runtime")]
-    lines += [f"  set    {visible(name)}={visible(value)}" for name, value in shown["env"]["set"].items()]
-    lines += [f"  unset  {visible(name)}" for name in shown["env"]["unset"]]
-    lines += [f"  kept   {visible(name)}={visible(value)}" for name, value in shown["own"].items()]
-    if shown["cleanup"]:
-        lines += [head("afterwards")]
-        lines += ["  " + " ".join(shlex.quote(word) for word in argv) for argv in shown["cleanup"]]
-    return lines + [f"warning: {visible(note)}" for note in shown["notes"]]
