@@ -124,6 +124,24 @@ def test_mounts_are_in_the_order_to_mount(root, host):
     assert [mount.target for mount in made.mounts] == ["/job", "/job/a", "/job/a/b", "/tmp"]
 
 
+def test_a_read_only_mount_is_so_as_far_as_it_reaches(root, host, tmp_path, monkeypatch):
+    """What is mounted below its source is a mount of its own; where writing is allowed nothing is."""
+    for name in ("a b", "a b/deep", "other"):
+        (host / name).mkdir()
+    line = "36 35 98:0 / {} rw,noatime - ext4 /dev/root rw\n"
+    places = (f"{host}/a\\040b/deep", f"{host}/a\\040b", f"{host}/a\\040b", f"{host}2", f"{host}/gone", "/")
+    (tmp_path / "mountinfo").write_text("".join(map(line.format, places)))
+    monkeypatch.setattr("slurm_oci.container.MOUNTINFO", str(tmp_path / "mountinfo"))
+    found = built(root, mounts=(wish(host, "/x", True), wish(host, "/y"))).mounts
+    asked = [mount for mount in found if mount.target.startswith(("/x", "/y"))]
+    assert [(mount.source, mount.target, mount.readonly, mount.wish) for mount in asked] == [
+        (str(host), "/x", True, True),
+        (f"{host}/a b", "/x/a b", True, True),
+        (f"{host}/a b/deep", "/x/a b/deep", True, True),
+        (str(host), "/y", False, True),
+    ]
+
+
 def test_the_batch_script_is_mounted_where_slurm_put_it(root, tmp_path):
     """In Slurm's spool directory, which no container has; read-only."""
     script = tmp_path / "slurm_script"

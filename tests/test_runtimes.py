@@ -17,7 +17,7 @@ from slurm_oci.image import KINDS
 from slurm_oci.main import refuse_what_is_not_carried
 from slurm_oci.problems import ArgumentRefused
 from slurm_oci.settings import CHOICES
-from slurm_oci_plugins import apptainer, charliecloud, crun, oci, runc, sharing, unshare
+from slurm_oci_plugins import apptainer, charliecloud, crun, oci, overlay, runc, sharing, unshare
 
 MODULES = (apptainer, charliecloud, crun, runc, unshare)
 RUNTIMES = {runtime.name: runtime for module in MODULES for runtime in module.slurm_oci_runtimes()}
@@ -75,7 +75,7 @@ def test_what_a_runtime_says_of_itself_is_of_the_known_words(name):
     runtime = RUNTIMES[name]
     choices = {f"{setting}={choice}" for setting, values in CHOICES.items() for choice in values}
     assert set(runtime.accepts) <= set(KINDS)
-    assert set(runtime.private) <= set(runtime.accepts)
+    assert set(runtime.private) <= {*runtime.accepts, *runtime.carries}
     assert set(runtime.carries) <= choices | {"mounts", "workdir", "variables"}
     assert len(runtime.summary.splitlines()) == 1
     assert name in ORDER
@@ -228,6 +228,101 @@ def test_charliecloud_makes_a_place_where_it_can(root, data, can_make):
     assert "--bind" not in made(default).argv
     with pytest.raises(SettingRefused, match="lacks `/new`"):
         made(mount(data, "/new"))
+
+
+@pytest.mark.parametrize("writable", ["tmp", "yes"])
+def test_a_writable_image_has_every_place_in_charliecloud(root, data, writable, fuse):
+    """Without --write-fake: in the layer over it, or in itself."""
+    settings, old = wished(writable=writable), {"write-fake": False}
+    mounts = (mount(data, "/new"),)
+    made = charliecloud.plan(
+        box(
+            "charliecloud", rootfs(root), settings=settings, mounts=mounts, probed=old, request=request(uid=7)
+        )
+    )
+    assert made.argv[1:4] == ("--write", "--bind", f"{data}:/new")
+    assert made.argv[-4] == ("/private/merged" if writable == "tmp" else str(root))
+
+
+def test_charliecloud_says_no_where_it_was_asked_for(root, data):
+    """With --write-fake, which a mount point takes, everything could be written."""
+    box_of = lambda settings: box(  # noqa: E731
+        "charliecloud",
+        rootfs(root),
+        settings=settings,
+        mounts=(mount(data, "/new"),),
+        probed={"write-fake": True},
+    )
+    assert "--write-fake" in charliecloud.plan(box_of(Settings())).argv
+    with pytest.raises(SettingRefused, match="lacks `/new`"):
+        charliecloud.plan(box_of(wished(writable="no")))
+
+
+def test_charliecloud_writes_for_the_time_being(root, tmp_path, fuse):
+    """By the kernel's overlay where all is the user's own: an image of his, a file."""
+    tmp = wished(writable="tmp")
+    new, own = {"write-fake": True}, request(uid=os.geteuid())
+    made = charliecloud.plan(box("charliecloud", rootfs(root), settings=tmp, probed=new, request=own))
+    assert (made.mode, made.argv[1]) == ("exec", "--write-fake")
+    squashed = Image("/i.sqsh", "squashfs", "/i.sqsh")
+    made = charliecloud.plan(box("charliecloud", squashed, settings=tmp, probed=new))
+    assert made.argv[1] == "--write-fake"
+    assert made.prepare[0][2] == f"ro,uid=1001,gid={os.getegid()}"
+    with pytest.raises(SettingRefused, match="this ch-run has no `--write-fake`"):
+        charliecloud.plan(box("charliecloud", squashed, settings=tmp, probed={"write-fake": False}))
+    shared = wished(writable="tmp", share="node")
+    with pytest.raises(SettingRefused, match="needs a layer of the task's own"):
+        charliecloud.plan(
+            box("charliecloud", rootfs(root), settings=shared, probed=new, request=request(uid=7))
+        )
+
+
+@pytest.fixture
+def fuse(tmp_path, monkeypatch):
+    """A node with the programs that mount by FUSE, in the directory that it gives."""
+    folder = tmp_path / "fuse"
+    folder.mkdir()
+    for name in ("fuse-overlayfs", "squashfuse", "fusermount3"):
+        (folder / name).write_text("#!/bin/sh\n")
+        (folder / name).chmod(0o755)
+    for module in (overlay, charliecloud):
+        monkeypatch.setattr(module, "STANDARD_PATH", str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["crun", "runc", "unshare", "charliecloud"])
+def test_a_layer_is_mounted_over_somebody_else_s_image(root, name, fuse):
+    """In the private directory, before all else, and unmounted after all else."""
+    image = bundle(root) if name in ("crun", "runc") else rootfs(root)
+    made = RUNTIMES[name].plan(
+        box(name, image, settings=wished(writable="tmp"), request=request(uid=os.geteuid() + 1))
+    )
+    layers = "lowerdir=/private/lower,upperdir=/private/upper,workdir=/private/work"
+    owners = f"squash_to_uid={os.geteuid() + 1},squash_to_gid={os.getegid()}"
+    assert made.prepare == ((f"{fuse}/fuse-overlayfs", "-o", f"{layers},{owners}", "/private/merged"),)
+    assert made.cleanup[-1] == (f"{fuse}/fusermount3", "-u", "-z", "/private/merged")
+    assert made.folders[:3] == ("upper", "work", "merged")
+    assert made.links == (("lower", str(root)),)
+    if name in ("crun", "runc"):
+        assert config_of(made)["root"] == {"path": "/private/merged", "readonly": False}
+    elif name == "unshare":
+        assert made.argv[3:6] == ("image", "yes", "/private/merged")
+    else:
+        assert made.argv[1:2] + made.argv[-4:-3] == ("--write", "/private/merged")
+
+
+def test_without_fuse_overlayfs_somebody_else_s_image_is_not_written(root, monkeypatch):
+    """It says what the node lacks."""
+    monkeypatch.setattr(overlay, "STANDARD_PATH", "/no/such")
+    with pytest.raises(SettingRefused, match="needs fuse-overlayfs and fusermount3"):
+        crun.plan(box("crun", bundle(root), settings=wished(writable="tmp")))
+
+
+@pytest.mark.parametrize("image", [Image("/i.sif", "sif", "/i.sif"), Image("docker://a", "reference")])
+def test_apptainer_changes_directories_alone(image):
+    """SLURM_OCI_WRITABLE=yes."""
+    with pytest.raises(SettingRefused, match="is no directory, and cannot change"):
+        apptainer.plan(box("apptainer", image, settings=wished(writable="yes")))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 the kernel's own namespaces, started through the entry point as root and as a user who is not."""
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -197,6 +198,29 @@ def test_what_is_written_for_the_time_being_is_lost(slurm, image):
     script = "echo new >/etc/greeting; mkdir /srv/d; rm /srv/deep/file; cat /etc/greeting; ls /srv /srv/deep"
     assert said(sh(slurm, image, script)) == "new\n/srv:\nd\ndeep\n\n/srv/deep:\n"
     assert tree(image) == before
+
+
+@pytest.mark.skipif(
+    not shutil.which("fuse-overlayfs") or not os.path.exists("/dev/fuse"), reason="no FUSE here"
+)
+def test_what_is_written_for_the_time_being_into_somebody_else_s_image_is_lost(slurm, rootfs):
+    """His files appear as the user's own, which the kernel's overlay does not allow."""
+    image = rootfs(uid=slurm.uid + 1)
+    before = tree(image)
+    slurm.job["SLURM_OCI_WRITABLE"] = "tmp"
+    script = "echo new >/etc/greeting; mkdir /srv/d; rm /srv/deep/file; cat /etc/greeting; ls /srv /srv/deep"
+    assert said(sh(slurm, image, script)) == "new\n/srv:\nd\ndeep\n\n/srv/deep:\n"
+    assert tree(image) == before
+
+
+def test_somebody_else_s_image_is_not_written_without_fuse_overlayfs(slurm, rootfs, monkeypatch):
+    """It says what the node lacks."""
+    if shutil.which("fuse-overlayfs"):
+        pytest.skip("this node has fuse-overlayfs")
+    slurm.job["SLURM_OCI_WRITABLE"] = "tmp"
+    ended = sh(slurm, rootfs(uid=slurm.uid + 1), "true")
+    assert (ended.status, ended.code) == (125, "setting-refused")
+    assert "needs fuse-overlayfs and fusermount3" in ended.err
 
 
 def test_what_is_written_to_stay_stays(slurm, image):

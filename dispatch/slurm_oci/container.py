@@ -20,6 +20,7 @@ SLURMS_OWN = (
 )
 # Directories that every image has its own of: the job's is never laid over them.
 SYSTEM = ("/bin", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/sbin", "/sys", "/usr")
+MOUNTINFO = "/proc/self/mountinfo"  # proc(5)
 TOP = ("/", "/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/var")
 
 
@@ -99,7 +100,7 @@ def mounts(
     request: Request, job: Job, image: Image, settings: Settings, command: tuple[str, ...]
 ) -> tuple[Mount, ...]:
     """The wishes, and of the defaults those whose place is not taken; parents before children."""
-    found = {mount.target: mount for mount in settings.mounts}
+    found = {mount.target: mount for wish in settings.mounts for mount in as_far_as_it_reaches(wish)}
     if image.kind == "oci-bundle":
         from slurm_oci import bundle  # only bundles pay for it
 
@@ -123,6 +124,26 @@ def mounts(
         if is_free(place, found) and is_ours(place, image):
             found[place] = Mount(place, place, False, wish, why)
     return tuple(sorted(found.values(), key=lambda mount: mount.target))
+
+
+def as_far_as_it_reaches(mount: Mount) -> "Iterable[Mount]":
+    """`mount`, and where it is read-only each of the node's mounts below its source as one of its own:
+    what makes a mount read-only makes no other so that lies in it (mount(2), MS_REMOUNT)."""
+    yield mount
+    if not mount.readonly:
+        return
+    folder = mount.source.rstrip("/") + "/"
+    with open(MOUNTINFO, "rb", 0) as file:
+        places = [os.fsdecode(line.split(b" ")[4]) for line in file.read().splitlines()]
+    for place in sorted({unescaped(place) for place in places}):
+        if place.startswith(folder) and os.path.exists(place):  # and can be reached
+            yield mount.replace(source=place, target=mount.target.rstrip("/") + place[len(folder) - 1 :])
+
+
+def unescaped(place: str) -> str:
+    """A path in mountinfo, which writes white space and backslashes as octal numbers (proc(5))."""
+    first, *rest = place.split("\\")
+    return first + "".join(chr(int(part[:3], 8)) + part[3:] for part in rest)
 
 
 def clients_places(job: Job) -> list[str]:

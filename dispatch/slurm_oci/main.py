@@ -130,7 +130,8 @@ def decide(
         probed=by_plugin(runtime, lambda: catalogs.probed(runtime, executables, catalog)),
         prefix=prefix,
     )
-    private = private_directory(asked, site["state"]) if picture.kind in runtime.private else ""
+    needs = {picture.kind, f"writable={wanted.writable}"} & set(runtime.private)
+    private = private_directory(asked, site["state"]) if needs else ""
     plan = planned(runtime, box.replace(private=private))
     notes += plan.notes
     return Decision(asked, told, picture, wanted, name, plan, private, box, tuple(notes))

@@ -42,6 +42,10 @@ def plan(container: Container) -> Plan:
 def plan_for(container: Container, name: str, env_prefix: str) -> Plan:
     require_utf8(name, container)
     settings, image = container.settings, container.image
+    if settings.writable == "yes" and not image.root:
+        raise SettingRefused(
+            f"{settings.origins['writable']} is `yes`: `{image.name}` is no directory, and cannot change"
+        )
     options = ["-s", "run", "--no-eval"] if settings.entrypoint == "yes" else ["-s", "exec"]
     options += ["--sharens"] if settings.share == "node" and is_shared(container) else []
     env = {**image.env, **container.env, **container.own}

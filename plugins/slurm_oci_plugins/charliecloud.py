@@ -32,9 +32,9 @@ def slurm_oci_runtimes() -> list[Runtime]:
             plan=plan,
             carries=(
                 *("mounts", "workdir", "variables", "home=none"),
-                *("writable=yes", "gpu=none", "share=node"),
+                *("writable=tmp", "writable=yes", "gpu=none", "share=node"),
             ),
-            private=("squashfs",),
+            private=("squashfs", "writable=tmp"),
             probe=probe,
         )
     ]
@@ -49,8 +49,7 @@ def probe(executable: str) -> dict[str, bool]:
 
 def plan(container: Container) -> Plan:
     image, settings = container.image, container.settings
-    options = ["--write"] if settings.writable == "yes" else []
-    options += joining(container) if settings.share == "node" else []
+    options = joining(container) if settings.share == "node" else []
     if settings.slurm == "yes":
         options += ["--no-passwd"]  # else ch-run lays its own over the host's
     if settings.writable == "yes" and not image.root:
@@ -58,12 +57,10 @@ def plan(container: Container) -> Plan:
             f"{settings.origins['writable']} is `yes`: `{image.name}` is a file, which cannot change"
         )
     mounts, lacking = placed(container) if image.root else (container.mounts, container.mounts)
-    can_make = container.probed.get("write-fake", False) and settings.writable == "no"
-    if can_make and lacking and set(os.path.realpath(image.root)) & set(",:\\"):
-        can_make = False  # it would by an overlay, whose options have no way to write these signs
-    mounts = tuple(kept(mounts, lacking, can_make, container))
-    if can_make and any(mount in lacking for mount in mounts):
-        options += ["--write-fake"]  # the only way to a mount point that the image lacks
+    way = way_to_write(container, bool(lacking))
+    mounts = tuple(kept(mounts, lacking, bool(way), container))
+    if way and (settings.writable != "no" or any(mount in lacking for mount in mounts)):
+        options.append(way)
     workdir, notes = workdir_in(container.replace(mounts=mounts))
     for mount in mounts:
         options += ["--bind", bind_text(mount)]
@@ -76,28 +73,72 @@ def plan(container: Container) -> Plan:
         options += ["--env-no-expand", f"--set-env={name}={quoted(env[name])}"]
         if name != "PATH":
             del env[name]
-    squashfuse = [] if image.root else mounting(container)
-    place = os.path.join(container.private, "image") if squashfuse else image.root or image.path
-    argv = (container.executables["ch-run"], *options, place, "--", *container.command)
-    if image.root:
+
+    def put(place: str, notes: tuple[str, ...]) -> Plan:
+        argv = (container.executables["ch-run"], *options, place, "--", *container.command)
         return Plan(argv, env, notes=notes)
+
+    if settings.writable == "tmp" and way == "--write":
+        from slurm_oci_plugins import overlay
+
+        return overlay.over(container, put(overlay.root(container), notes))
+    if image.root:
+        return put(image.root, notes)
+    squashfuse = mounting(container)
     if not squashfuse:
         note = "without squashfuse and fusermount3 on the node no signal reaches the command"
-        return Plan(argv, env, notes=(*notes, note))
+        return put(image.path, (*notes, note))
+    place = os.path.join(container.private, "image")
     squash, unmount = squashfuse
+    # What is to be written must appear as the user's own.
+    owner = f",uid={container.request.uid},gid={os.getegid()}" if settings.writable == "tmp" else ""
     required = {}
     if container.workdir_wished and not any(is_below(workdir, mount.target) for mount in mounts):
         label = settings.origins["workdir"]
         required = {place + workdir: f"{label} is `{workdir}`, which is not in `{image.name}`"}
-    return Plan(
-        argv,
-        env,
+    return put(place, notes).replace(
         folders=("image",),
-        prepare=((squash, "-o", "ro", image.path, place),),
+        prepare=((squash, "-o", "ro" + owner, image.path, place),),
         required=required,
         cleanup=((unmount, "-u", "-z", place),),
-        notes=notes,
     )
+
+
+def way_to_write(container: Container, is_lacking: bool) -> str:
+    """The option by which the image can be written, or mount points be made that it lacks; empty where
+    there is none, or none is wanted. Raises SettingRefused.
+
+    `--write-fake` is the kernel's overlay: it changes nothing that is not the user's own, and its
+    options have no way to write some signs of a path.
+    """
+    image, settings = container.image, container.settings
+    fake = container.probed.get("write-fake", False)
+    if settings.writable == "yes":
+        return "--write"
+    if settings.writable == "no":
+        if settings.wished("writable") or not is_lacking:
+            return ""  # with it everything could be written
+        return "--write-fake" if fake and not odd(image.root) else ""
+    if image.root:
+        from slurm_oci_plugins import overlay  # few tasks ask for it
+
+        if fake and not odd(image.root) and overlay.is_own(container):
+            return "--write-fake"
+        if settings.share == "node":
+            raise SettingRefused(
+                f"{settings.origins['writable']} is `tmp`: `{image.name}` needs a layer of the task's own,"
+                f" which goes with it, and {settings.origins['share']} is `node`"
+            )
+        return "--write"  # to that layer
+    if not fake:
+        raise SettingRefused(
+            f"{settings.origins['writable']} is `tmp`: this ch-run has no `--write-fake`, which 0.36 brought"
+        )
+    return "--write-fake"
+
+
+def odd(path: str) -> bool:
+    return bool(path and set(os.path.realpath(path)) & set(",:\\"))
 
 
 def joining(container: Container) -> list[str]:

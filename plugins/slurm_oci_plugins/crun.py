@@ -14,7 +14,10 @@ def slurm_oci_runtimes() -> list[Runtime]:
             plan=plan,
             check=lambda container: oci.step_by_step(plan(container)),
             version=("--root=/tmp", "--version"),  # as a user without /run/user/UID it would say no more
-            carries=("mounts", "workdir", "variables", "home=none", "writable=yes", "gpu=none"),
+            carries=(
+                *("mounts", "workdir", "variables", "home=none"),
+                *("writable=tmp", "writable=yes", "gpu=none"),
+            ),
             private=("oci-bundle",),
         )
     ]

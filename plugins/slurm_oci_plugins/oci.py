@@ -40,6 +40,10 @@ def plan_for(container: Container, name: str, options: tuple[str, ...], own_term
         needed = (cover(image, "/", [], {mount.target for mount in mounts}), *needed)
     laid = [Laid(image, one, f"bundle/cover{n}") for n, one in enumerate(needed)]
     root = next((os.path.join(private, one.place) for one in laid if one.cover.parent == "/"), image)
+    if container.settings.writable == "tmp":
+        from slurm_oci_plugins import overlay  # few tasks ask for it
+
+        root = overlay.root(container)
     binds = [bind for one in laid for bind in one.binds(private)]
     size = os.get_terminal_size(0) if terminal else None
     if terminal:
@@ -52,7 +56,7 @@ def plan_for(container: Container, name: str, options: tuple[str, ...], own_term
     state = ("--root", os.path.join(private, "state"))
     bundle = ("--bundle", os.path.join(private, "bundle"))
     env = {"PATH": STANDARD_PATH, "HOME": container.job.home, "XDG_RUNTIME_DIR": private, **container.own}
-    return Plan(
+    made = Plan(
         argv=(executable, *options, *state, "run", *preserved(container), *bundle, NAME),
         env=env,
         folders=("bundle", "state", *(folder for one in laid for folder in one.folders())),
@@ -61,6 +65,7 @@ def plan_for(container: Container, name: str, options: tuple[str, ...], own_term
         cleanup=((executable, *options, *state, "delete", "--force", NAME),),
         notes=notes,
     )
+    return overlay.over(container, made) if container.settings.writable == "tmp" else made
 
 
 def step_by_step(made: Plan) -> Plan:

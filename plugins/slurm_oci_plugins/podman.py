@@ -35,8 +35,8 @@ def slurm_oci_runtimes() -> list[Runtime]:
             executables=("podman",),
             plan=plan,
             carries=(
-                *("mounts", "workdir", "variables", "home=none", "entrypoint=yes", "writable=yes"),
-                *("gpu=nvidia", "gpu=none"),
+                *("mounts", "workdir", "variables", "home=none", "entrypoint=yes"),
+                *("writable=tmp", "writable=yes", "gpu=nvidia", "gpu=none"),
             ),
             private=kinds,
             variables=("CONTAINERS_", "PODMAN_", "REGISTRY_", "STORAGE_"),

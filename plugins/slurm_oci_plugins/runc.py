@@ -15,7 +15,10 @@ def slurm_oci_runtimes() -> list[Runtime]:
             executables=("runc",),
             plan=plan,
             check=lambda container: oci.step_by_step(plan(container)),
-            carries=("mounts", "workdir", "variables", "home=none", "writable=yes", "gpu=none"),
+            carries=(
+                *("mounts", "workdir", "variables", "home=none"),
+                *("writable=tmp", "writable=yes", "gpu=none"),
+            ),
             private=("oci-bundle",),
         )
     ]

@@ -28,20 +28,30 @@ def slurm_oci_runtimes() -> list[Runtime]:
                 *("mounts", "workdir", "variables", "home=none"),
                 *("writable=tmp", "writable=yes", "gpu=none"),
             ),
+            private=("writable=tmp",),
         )
     ]
 
 
 def plan(container: Container) -> Plan:
+    if container.settings.writable == "tmp":
+        from slurm_oci_plugins import overlay  # few tasks ask for it
+
+        if not overlay.is_own(container):
+            return overlay.over(container, plan_for(container, "yes", overlay.root(container)))
+    return plan_for(container, container.settings.writable, container.image.root)
+
+
+def plan_for(container: Container, writable: str, place: str) -> Plan:
+    """The plan for the image that will lie at `place`; `writable` as enter.py's MODE."""
     root = container.image.root
     container = container.replace(mounts=with_host(container.mounts, root))
     mounts, lacking = placed(container)
     workdir, notes = workdir_in(container)
-    keep = container.settings.writable == "no"  # nothing in the container may be written
-    operations = ["image", container.settings.writable, root]
+    operations = ["image", writable, place]
     fresh = []
     for cover in covers(root, mounts, lacking):
-        if container.settings.writable != "yes":  # else the places are made in the image itself
+        if writable != "yes":  # else the places are made in the image itself
             operations += ["tmpfs", cover.parent]
             for path in (*cover.folders, *cover.files):
                 operations += ["own", path]
@@ -51,7 +61,7 @@ def plan(container: Container) -> Plan:
             operations += ["folder", path]
         for path in cover.new_files:
             operations += ["file", path]
-        fresh += ["readonly", cover.parent] if keep else []
+        fresh += ["readonly", cover.parent] if writable == "no" else []
     for mount in mounts:
         operations += ["bind", mount.source, mount.target]
         operations += ["readonly", mount.target] if mount.readonly else []
