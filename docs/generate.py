@@ -20,6 +20,7 @@ import roff
 
 import slurm_oci.problems
 import slurm_oci_plugins as plugins
+from slurm_oci import importers
 from slurm_oci.choose import ORDER
 from slurm_oci.cli import COMMANDS
 from slurm_oci.image import KINDS
@@ -63,6 +64,15 @@ def commands() -> str:
 def kinds() -> str:
     rows = [f"| `{name}` | {meaning} |" for name, meaning in KINDS.items()]
     return "\n".join(["| kind | what it is |", "|---|---|", *rows, ""])
+
+
+def importing() -> str:
+    """What unpacks images, best first, and which of the runtimes take the result."""
+    rows = []
+    for one in importers.TABLE:
+        takes = [kind.replace("reference", f"reference ({', '.join(one.schemes)})") for kind in one.takes]
+        rows.append(f"| `{'` and `'.join(one.executables)}` | {', '.join(takes)} | {one.gives} |")
+    return "\n".join(["| with | of | is made |", "|---|---|---|", *rows, ""])
 
 
 def runtimes() -> str:
@@ -203,6 +213,7 @@ PARTS = {
     "kinds": kinds,
     "runtimes": runtimes,
     "errors": errors,
+    "importers": importing,
     "example": example,
     "arguments": arguments,
     "findings": findings,

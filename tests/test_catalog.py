@@ -51,7 +51,7 @@ def test_reading_gives_what_asking_gives(place):
         assert [read[part].get(name) for name in read[part]] == list(asked[part].values())
     assert read["runtimes"].get("nothing", 7) == 7
     assert read["order"][0] == "mine"
-    assert read["candidates"]["sif"][-1] == ("tool", ["tool"])
+    assert read["candidates"]["sif"][-1] == ("tool", ["tool"], None)
 
 
 def test_the_readable_text_says_the_same(place):

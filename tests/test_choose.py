@@ -5,7 +5,7 @@ import os
 import pytest
 from conftest import job, make_stand_in, request
 
-from slurm_oci.choose import STANDARD_PATH, choose, find_executable, folders
+from slurm_oci.choose import STANDARD_PATH, find_executable, folders, ways
 from slurm_oci.problems import ImageRefused, RuntimeMissing, RuntimeNone, RuntimeUnknown
 from slurm_oci.values import Image, Settings
 
@@ -33,7 +33,7 @@ class Node:
     def choose(self, image=ROOTFS, env=None, step=0, **wished):
         origins = {name: f"SLURM_OCI_{name.upper()}" for name in wished}
         candidates = [
-            (name, entry["executables"])
+            (name, entry["executables"], None)
             for name, entry in self.runtimes.items()
             if image.kind in entry["accepts"]
         ]
@@ -46,7 +46,8 @@ class Node:
         wanted = Settings(**wished, origins=origins)
         told = job({"PATH": "/nowhere", **(env or {})})
         self.trace.clear()
-        return choose(request(step=step), told, image, wanted, catalog, self.trace, str(self.folder))
+        way = next(ways(request(step=step), told, image, wanted, catalog, self.trace, str(self.folder)))
+        return way.runtime, way.executables
 
 
 @pytest.fixture

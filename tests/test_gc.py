@@ -181,7 +181,7 @@ def test_root_asks_each_owner_of_what_tasks_met_by(meeting, place):
     path = meeting("sharens_instance_1")
     if OWN_UID == 0:
         os.chown(path, ORDINARY, -1)
-    assert ORDINARY in gc.owners(str(place / "none"))
+    assert ORDINARY in gc.owners(gc.Wanted("node1", str(place / "none")))
 
 
 def test_two_nodes_share_a_directory(node):

@@ -123,7 +123,6 @@ def test_apptainer_runs_a_directory(root):
     [
         (Image("/i.sif", "sif", "/i.sif"), "/i.sif"),
         (Image("/i.sqsh", "squashfs", "/i.sqsh"), "/i.sqsh"),
-        (Image("docker://alpine", "reference"), "docker://alpine"),
         (Image("/b", "oci-bundle", "/b", "/b/rootfs", {"process": {"env": ["A=image", "B=2"]}}), "/b/rootfs"),
     ],
 )

@@ -69,7 +69,7 @@ def damaged(content: bytes) -> dict[str, bytes]:
         "zeros after a crash": bytes(len(content)),
         "of other types": other,
         "of other types, with our head": content[: len(catalog.HEAD) + 9] + other,
-        "of another version": content.replace(catalog.HEAD + b"\2", catalog.HEAD + b"\3"),
+        "of another version": catalog.HEAD + bytes([catalog.FORMAT + 1]) + content[len(catalog.HEAD) + 1 :],
         "text": b"{}",
     }
 

@@ -6,12 +6,14 @@ from slurm_oci import problems
 from slurm_oci.job import STANDARD_PATH
 from slurm_oci.modules import signature
 from slurm_oci.problems import nearest
-from slurm_oci.values import TYPE_CHECKING, Image, Job, Request, Settings
+from slurm_oci.values import TYPE_CHECKING, Image, Job, Request, Settings, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
+    from collections.abc import Container, Iterator, Mapping
     from typing import Any
 
+    from slurm_oci.cache import Cache, Caches
+    from slurm_oci.importers import Importer
     from slurm_oci.values import Step
 
 # The default order, best first: what needs no help from outside and leaves nothing, then the rest.
@@ -21,7 +23,19 @@ ORDER = (
 )
 
 
-def choose(
+class Way(Value):
+    """A runtime that can run the image here, and how it gets it."""
+
+    runtime: str
+    executables: "Mapping[str, str]"  # the runtime's programs on this node, by name
+    is_named: bool = False  # asked for by name: that one or none
+    entry: "tuple[Cache, str] | None" = None  # the cache and the entry in it, where it is unpacked
+    kind: str = ""  # of the entry, or of what the importer will make; empty: the image's own
+    importer: "Importer | None" = None  # what has to unpack the image first
+    programs: "Mapping[str, str]" = {}  # the importer's, by name
+
+
+def ways(
     request: Request,
     job: Job,
     image: Image,
@@ -29,33 +43,85 @@ def choose(
     catalog: "Mapping[str, Any]",
     trace: "list[Step]",
     path: str,
-) -> tuple[str, dict[str, str]]:
-    """The name of the runtime for `image`, and its executables on this node by name.
+) -> "Iterator[Way]":
+    """The ways to run `image`, best first; one alone where job or site has named the runtime.
 
-    `path`: slurmd's PATH. Raises RuntimeUnknown, RuntimeMissing, ImageRefused, RuntimeNone.
+    `path`: slurmd's PATH. Raises RuntimeUnknown, RuntimeMissing, ImageRefused, CacheUnsafe, and
+    RuntimeNone where there is none at all.
     """
-    runtimes, site = catalog["runtimes"], catalog["site"]
-    places = (path, job.env.get("PATH", ""), STANDARD_PATH)
-    known = Known(catalog.get("folders", {}))
+    site = catalog["site"]
+    node = Node((path, job.env.get("PATH", ""), STANDARD_PATH), catalog)
     name, asked_by = settings.runtime, settings.origins.get("runtime", "")
     if not name:
         name, asked_by = by_rule(request, job, image, site["rules"], trace)
+    candidates = catalog["candidates"].get(image.kind, ())
+    caches = None
     if name:
-        return name, named(name, asked_by, image, runtimes, site, places, trace)
+        candidates = [named(name, asked_by, image, catalog)]
+        why = f"asked for by {asked_by}"
     passed_over = {}
-    for name, needed in catalog["candidates"].get(image.kind, ()):
-        executables, missing = find_all(needed, site["executables"], places, known)
+    for runtime, needed, through in candidates:
+        executables, missing = node.find_all(needed)
         if missing:
-            passed_over[name] = f"`{missing}` is not on this node"
-            trace.append(("runtime", f"not {name}", f"`{missing}` is not on this node"))
+            if name:
+                raise not_here(name, asked_by, missing, node)
+            passed_over[runtime] = f"`{missing}` is not on this node"
+            trace.append(("runtime", f"not {runtime}", passed_over[runtime]))
             continue
-        trace.append(("runtime", name, f"the first in the site's order that takes {image.kind}"))
-        return name, executables
-    raise problems.RuntimeNone(
+        way, first = Way(runtime, executables, bool(name)), ""
+        if through is not None:
+            from slurm_oci.cache import Caches  # few images have to be unpacked
+
+            caches = caches or Caches(site, request, job, image)
+            way, first = unpacked(way, image, through, caches, node)
+            if not way.kind:
+                if name:
+                    raise problems.RuntimeMissing(
+                        f"`{name}` (from {asked_by}) does not take images of kind {image.kind} as they are,"
+                        f" and nothing on this node makes of `{image.name}` what it takes: it {first}",
+                        "the site: install one of these programs, or fill a store (docs/images.md)",
+                    )
+                passed_over[runtime] = first
+                trace.append(("runtime", f"not {runtime}", first))
+                continue
+        if not name:
+            why = f"the first in the site's order that takes {image.kind}"
+        trace.append(("runtime", runtime, f"{why}; {first}" if first else why))
+        passed_over[runtime] = ""
+        yield way
+    if "" not in passed_over.values():
+        raise none(image, catalog["order"], passed_over)
+
+
+def unpacked(way: Way, image: Image, through: "list[Any]", caches: "Caches", node: "Node") -> tuple[Way, str]:
+    """`way` by an unpacked image that is there, or by the first importer on the node; and that in
+    words. Neither: `way` as it was, and what it needs."""
+    from slurm_oci import importers
+
+    for kind in dict.fromkeys(kind for _, _, kind in through):
+        entry = caches.find(kind)
+        if entry:
+            where = "the site's store" if entry[0].is_store else "the cache"
+            return way.replace(entry=entry, kind=kind), f"as {kind} from {where}"
+    lacking = []
+    for name, needed, kind in through:
+        importer = importers.by_name(name)
+        if not importers.takes(importer, image):
+            continue
+        programs, missing = node.find_all(needed)
+        if not missing:
+            way = way.replace(kind=kind, importer=importer, programs=programs)
+            return way, f"unpacked by {name} first, as {kind}"
+        lacking.append(f"`{missing}`")
+    return way, f"needs {' or '.join(dict.fromkeys(lacking))}" if lacking else "cannot fetch it"
+
+
+def none(image: Image, order: "list[str]", passed_over: "Mapping[str, str]") -> "problems.Problem":
+    return problems.RuntimeNone(
         f"no container runtime on this node takes `{image.name}`, of kind {image.kind}",
         *(
             f"{name}: {passed_over.get(name) or f'does not take images of kind {image.kind}'}"
-            for name in catalog["order"]
+            for name in order
         ),
     )
 
@@ -80,16 +146,9 @@ def by_rule(
     return "", ""
 
 
-def named(
-    name: str,
-    asked_by: str,
-    image: Image,
-    runtimes: "Mapping[str, Any]",
-    site: "Mapping[str, Any]",
-    places: tuple[str, ...],
-    trace: "list[Step]",
-) -> dict[str, str]:
-    """The executables of the runtime that was asked for by name: that one or none."""
+def named(name: str, asked_by: str, image: Image, catalog: "Mapping[str, Any]") -> "tuple[Any, ...]":
+    """The candidate that was asked for by name: that one or none."""
+    runtimes = catalog["runtimes"]
     if name not in runtimes:
         near = nearest(name, list(runtimes))
         meant = f"did you mean `{near}`? " if near else ""
@@ -97,23 +156,36 @@ def named(
             f"no container runtime is called `{name}` (from {asked_by})",
             f"{meant}`slurm-oci-plugins list` shows what this node has",
         )
-    runtime = runtimes[name]
-    if image.kind not in runtime["accepts"]:
-        takes = ", ".join(other for other in runtimes if image.kind in runtimes[other]["accepts"])
-        raise problems.ImageRefused(
-            f"`{name}` (from {asked_by}) does not take `{image.name}`, which is of kind {image.kind}:"
-            f" it takes {', '.join(runtime['accepts'])}",
-            f"runtimes that take it: {takes or 'none'}",
-        )
-    executables, missing = find_all(runtime["executables"], site["executables"], places)
-    if missing:
-        raise problems.RuntimeMissing(
-            f"`{name}` (from {asked_by}) needs `{missing}`, which is not on this node",
-            "looked in " + ", ".join(folders(places)),
-            f"a site names another place in site.toml: [executables] {missing} = '/path/to/{missing}'",
-        )
-    trace.append(("runtime", name, f"asked for by {asked_by}"))
-    return executables
+    candidates = catalog["candidates"].get(image.kind, ())
+    for candidate in candidates:
+        if candidate[0] == name:
+            found: tuple[Any, ...] = candidate
+            return found
+    raise problems.ImageRefused(
+        f"`{name}` (from {asked_by}) does not take `{image.name}`, which is of kind {image.kind}:"
+        f" it takes {', '.join(runtimes[name]['accepts'])}",
+        f"runtimes that take it: {', '.join(other for other, *_ in candidates) or 'none'}",
+    )
+
+
+def not_here(name: str, asked_by: str, missing: str, node: "Node") -> "problems.Problem":
+    return problems.RuntimeMissing(
+        f"`{name}` (from {asked_by}) needs `{missing}`, which is not on this node",
+        "looked in " + ", ".join(folders(node.places)),
+        f"a site names another place in site.toml: [executables] {missing} = '/path/to/{missing}'",
+    )
+
+
+class Node:
+    """Where programs are on this node."""
+
+    def __init__(self, places: tuple[str, ...], catalog: "Mapping[str, Any]") -> None:
+        self.places = places  # each like $PATH
+        self.configured = catalog["site"]["executables"]
+        self.known = Known(catalog.get("folders", {}))
+
+    def find_all(self, names: "list[str]") -> tuple[dict[str, str], str]:
+        return find_all(names, self.configured, self.places, self.known)
 
 
 class Known:

@@ -16,6 +16,7 @@ COMMANDS = {  # name -> what `--help` says; the module is imported when it is ca
     "show": "One runtime: what it takes, what it can express, where it is.",
     "explain": "What would be done for an image and a command, and why.",
     "run": "Run a command in a container as Slurm would, without Slurm.",
+    "prefetch": "Unpack an image before jobs need it, for yourself or into the site's store.",
     "template": "Starting points for your own ~/.slurm-oci-run, and whether yours will be run.",
     "site": "The effective site settings and where each comes from.",
     "oci-conf": "Print an oci.conf, for all runtimes or for one.",

@@ -24,7 +24,10 @@ CORE = (
     *("problems", "values", "__init__", "modules", "catalog", "job", "rootfs", "container", "state"),
     *("execute", "hook", "image", "request", "settings", "choose", "main"),
 )
-OTHERS = ("bundle", "defined", "definition", "importers", "importing", "line", "log", "pattern", "positions")
+OTHERS = (
+    *("bundle", "cache", "claims", "defined", "definition", "images", "importers", "importing", "line"),
+    *("log", "pattern", "positions"),
+)
 
 
 class CatalogUnwritable(Problem):

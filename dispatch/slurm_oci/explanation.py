@@ -116,11 +116,24 @@ def page(shown: Mapping[str, Any]) -> Page:
         for hint in hints:
             made.line(hint.strip())
         return made
-    work(made, shown)
-    surroundings(made, shown)
+    if shown["import"]:
+        importing(made, shown)
+    else:
+        work(made, shown)
+        surroundings(made, shown)
     for note in shown["notes"]:
         made.lines += [made.styled(line, fg="yellow") for line in made.folded(f"warning: {visible(note)}", 4)]
     return made
+
+
+def importing(made: Page, shown: Mapping[str, Any]) -> None:
+    """What is done before anything else can be known."""
+    first = shown["import"]
+    made.head("first, once for all tasks", f"{first['makes']}, kept below {visible(first['cache'])}")
+    for argv in first["commands"]:
+        made.command(argv)
+    made.head("command")
+    made.line(f"`{shown['runtime']}` runs it; how, is known when the image is unpacked")
 
 
 def decision(made: Page, shown: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from typing import NoReturn
 
 import attrs
 
-from slurm_oci import state
+from slurm_oci import cache, images, state
 from slurm_oci.job import STANDARD_PATH
 
 SECONDS = 30.0  # for one owner: a file system of his own may never answer
@@ -32,11 +32,11 @@ MEETING_SECONDS = 120.0  # nobody waits in one for longer
 
 @attrs.frozen
 class Left:
-    """A private directory whose task is gone."""
+    """A private directory whose task is gone, or an unpacked image for which there is no room."""
 
     path: str
     uid: int
-    job: int
+    job: int  # 0: of none, as the next two
     step: int  # as Slurm's %s: 4294967291 is the batch step's
     task: int
     removed: bool  # False in a dry run too
@@ -50,6 +50,8 @@ class Wanted:
     base: str = state.BASE  # site.toml's `state`
     job: int | None = None  # of this job alone
     dry_run: bool = False
+    cache: str = ""  # site.toml's `cache` in [images]
+    limit: int = 0  # GiB, its `limit`
 
 
 def this_node() -> str:
@@ -60,9 +62,9 @@ def this_node() -> str:
 def collect(wanted: Wanted, seconds: float = SECONDS) -> tuple[list[Left], list[str]]:
     """What this user's dead tasks have left, as root everybody's; and what went wrong, a line each."""
     if os.geteuid() != 0:
-        return own(wanted), []
+        return own(wanted, home_of(os.geteuid())), []
     found, wrong = [], []
-    for uid in owners(wanted.base):
+    for uid in owners(wanted):
         try:
             found += as_owner(uid, wanted, seconds)
         except OSError as error:
@@ -70,11 +72,15 @@ def collect(wanted: Wanted, seconds: float = SECONDS) -> tuple[list[Left], list[
     return found, wrong
 
 
-def own(wanted: Wanted) -> list[Left]:
-    """Removes what the effective user's dead tasks have left; all of it, removed or not."""
+def own(wanted: Wanted, home: str = "") -> list[Left]:
+    """Removes what the effective user's dead tasks have left, and the unpacked images that are too
+    much; all of it, removed or not. Root looks into no `home`, which may be on another machine."""
     uid = os.geteuid()
     found = []
-    for root in state.existing(uid, wanted.base):
+    images_of = cache.own(wanted.cache, uid, home)
+    work = os.path.join(images_of.path, "work")
+    is_there = os.path.isabs(work) and state.is_private(images_of.path, uid) and os.path.isdir(work)
+    for root in (*state.existing(uid, wanted.base), *([work] if is_there else [])):
         for path in state.left_over(root, wanted.node):
             *_, job, step, task, _ = os.path.basename(path).split(".")
             if wanted.job in (None, int(job)):
@@ -87,6 +93,9 @@ def own(wanted: Wanted) -> list[Left]:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
             found.append(Left(path, uid, of_job, of_step, 0, not os.path.lexists(path)))
+    if is_there and wanted.job is None and not wanted.dry_run:
+        evicted = images.tidy(images_of, wanted.node, wanted.limit)
+        found += [Left(path, uid, 0, 0, 0, not os.path.lexists(path)) for path in evicted]
     return found
 
 
@@ -113,12 +122,21 @@ def owner(path: str) -> int:
     return status.st_uid if stat.S_ISREG(status.st_mode) else -1
 
 
-def owners(base: str) -> list[int]:
+def home_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_dir
+    except KeyError:
+        return ""
+
+
+def owners(wanted: Wanted) -> list[int]:
     """The users who may have a state root here, by the names in directories that are nobody's own.
 
     Anybody can make such a name; whether what it names is its user's is for the user to find out.
     """
-    names = [name for folder in (base, "/run/user") for name in listed(folder)]
+    names = [
+        name for folder in (wanted.base, wanted.cache or cache.BASE, "/run/user") for name in listed(folder)
+    ]
     for folder in state.SHARED:
         names += [
             n[len("slurm-oci-") :].partition(".")[0] for n in listed(folder) if n.startswith("slurm-oci-")

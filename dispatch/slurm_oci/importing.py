@@ -12,7 +12,7 @@ from slurm_oci import execute
 from slurm_oci.image import tag
 from slurm_oci.importers import LAYOUT, RESULT, SOURCE, TAG, Importer
 from slurm_oci.job import STANDARD_PATH
-from slurm_oci.problems import ImageBroken, ImportFailed
+from slurm_oci.problems import ImageBroken, ImportFailed, Problem
 from slurm_oci.values import TYPE_CHECKING, Image, Job
 
 if TYPE_CHECKING:
@@ -52,31 +52,71 @@ def made(
     ended. What is in `work` then is the caller's to remove.
     """
     prepare(importer, image, work)
-    before = signals.pthread_sigmask(signals.SIG_BLOCK, execute.ALL)
-    handler = signals.signal(signals.SIGCHLD, signals.SIG_DFL)  # ignored, it would never tell of an end
-    log = os.open(os.path.join(work, LOG), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    seen = Seen(log, importer)
-
-    def every_second() -> None:
-        seen.show()
-        tick()
-
-    try:
-        for argv in importer.commands(image, programs):
-            got: list[int] = []
-            status = execute.run(argv, environment(work, job), work, got, log, every_second)
-            seen.show()
-            for number in got:
-                if number in execute.ENDING:
-                    raise Interrupted(number)
-            if status:
-                what = f"{os.path.basename(argv[0])} ended with {status}"
-                raise ImportFailed(f"`{image.name}` cannot be unpacked: {what}", *last_lines(log))
-    finally:
-        os.close(log)
-        signals.signal(signals.SIGCHLD, handler)
-        signals.pthread_sigmask(signals.SIG_SETMASK, before)
+    runs = Runs(work, job, tick)
+    for argv in importer.commands(image, programs):
+        status = runs.status(argv)
+        if status:
+            raise failed(image, argv, status, runs.log)
     return os.path.join(work, RESULT)
+
+
+def failed(image: Image, argv: tuple[str, ...], status: int, log: str) -> Problem:
+    what = f"{os.path.basename(argv[0])} ended with {status}"
+    return ImportFailed(f"`{image.name}` cannot be unpacked: {what}", *last_lines(log))
+
+
+class Runs:
+    """Programs that are run in `work`, one after the other; see `made`."""
+
+    def __init__(self, work: str, job: Job, tick: "Callable[[], None]") -> None:
+        self.work = work
+        self.env = environment(work, job)
+        self.tick = tick
+        self.log = os.path.join(work, LOG)
+        self.shown = 0  # of the log, where the user has a terminal
+        self.is_terminal = os.isatty(2)
+
+    def status(self, argv: tuple[str, ...], output: str = "") -> int:
+        """Runs one to its end; its exit status. What it prints goes to `output`, or the log. Raises
+        Interrupted."""
+        got: list[int] = []
+        before = signals.pthread_sigmask(signals.SIG_BLOCK, execute.ALL)
+        handler = signals.signal(signals.SIGCHLD, signals.SIG_DFL)  # ignored, it would never tell of an end
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        descriptor = os.open(output or self.log, flags, 0o600)
+        try:
+            status = execute.run(argv, self.env, self.work, got, descriptor, self.every_second)
+            self.show()
+        finally:
+            os.close(descriptor)
+            signals.signal(signals.SIGCHLD, handler)
+            signals.pthread_sigmask(signals.SIG_SETMASK, before)
+        for number in got:
+            if number in execute.ENDING:
+                raise Interrupted(number)
+        return status
+
+    def output(self, image: Image, argv: tuple[str, ...]) -> bytes:
+        """What one prints about `image`. Raises ImportFailed, Interrupted."""
+        path = os.path.join(self.work, "output")
+        status = self.status(argv, path)
+        if status:
+            raise failed(image, argv, status, path)
+        with open(path, "rb") as file:
+            return file.read()
+
+    def every_second(self) -> None:
+        self.show()
+        self.tick()
+
+    def show(self) -> None:
+        """Prints what is new in the log, where the user has a terminal."""
+        if self.is_terminal and os.path.exists(self.log):
+            with open(self.log, "rb") as file:
+                file.seek(self.shown)
+                text = file.read()
+            self.shown += len(text)
+            os.write(2, text)
 
 
 def prepare(importer: Importer, image: Image, work: str) -> None:
@@ -172,24 +212,38 @@ def environment(work: str, job: Job) -> dict[str, str]:
     return {"PATH": STANDARD_PATH, "HOME": job.home, "USER": job.user, "TMPDIR": work, **own, **kept}
 
 
-class Seen:
-    """What the user has seen of the log; nothing where he has no terminal."""
-
-    def __init__(self, log: int, importer: Importer) -> None:
-        self.log = log
-        self.at = 0
-        self.is_terminal = os.isatty(2)
-
-    def show(self) -> None:
-        if self.is_terminal:
-            text = os.pread(self.log, 1 << 16, self.at)
-            self.at += len(text)
-            os.write(2, text)
-
-
-def last_lines(log: int) -> list[str]:
+def last_lines(path: str) -> list[str]:
     """The end of what the programs have said."""
-    size = os.fstat(log).st_size
-    text = os.pread(log, 1 << 14, max(0, size - (1 << 14)))
+    with open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - (1 << 14)))
+        text = file.read()
     lines = [line.strip() for line in text.decode(errors="replace").splitlines()]
     return [line for line in lines if line][-LINES:] or ["it said no word about it"]
+
+
+def plain_config(work: str) -> None:
+    """Reduces the config.json of the bundle in `work` to what the image says: umoci adds mounts,
+    variables and a user of its own. Without a user in it, everybody is himself in the container."""
+    path = os.path.join(work, RESULT, "config.json")
+    layout = os.path.join(work, LAYOUT)
+    manifest = read_json(blob(layout, manifest_of(layout, TAG)))
+    declared = read_json(blob(layout, manifest["config"])).get("config") or {}
+    config = read_json(path)
+    process = {key: value for key, value in config["process"].items() if key not in ("user", "rlimits")}
+    process["env"] = declared.get("Env") or []
+    kept = {key: value for key, value in config.items() if key not in ("linux", "mounts", "hostname")}
+    os.unlink(path)
+    with open(path, "w") as file:
+        json.dump({**kept, "process": process}, file, indent=1)
+
+
+def settle(path: str) -> None:
+    """Has the kernel write the file system out: a node that loses its power must not have half an
+    image in its cache (syncfs(2))."""
+    import ctypes
+
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        ctypes.CDLL(None, use_errno=True).syncfs(descriptor)
+    finally:
+        os.close(descriptor)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from importlib import metadata
 
 import slurm_oci
-from slurm_oci import compiled, hookspecs, ociconf, state
+from slurm_oci import cache, compiled, hookspecs, ociconf, state
 from slurm_oci.plugins import Gathered
 from slurm_oci.problems import Problem
 
@@ -69,7 +69,7 @@ def install(prefix: str, python: str, data: str, templates: str) -> tuple[Gather
         notes += put_config(os.path.join(prefix, "oci.conf"), config)
         if old:
             remove_older_than(prefix, old)
-        notes += state_base()
+        notes += bases()
     except OSError as error:
         raise InstallFailed(
             f"cannot write `{error.filename or prefix}`: {error.strerror}",
@@ -214,15 +214,18 @@ def put_config(path: str, text: str) -> list[str]:
     return []
 
 
-def state_base() -> list[str]:
-    """The place for users' state roots on this node, as root; a note where that cannot be done."""
+def bases() -> list[str]:
+    """The places for users' state roots and unpacked images on this node, as root; a note where that
+    cannot be done."""
+    places = (state.BASE, cache.BASE)
     if os.geteuid() != 0:
-        how = "or the line in docs/install.md for tmpfiles.d"
-        return [f"as root, on each node: mkdir -m 1777 {state.BASE} ({how})"]
+        how = "or the lines in docs/install.md for tmpfiles.d"
+        return [f"as root, on each node: mkdir -m 1777 {' '.join(places)} ({how})"]
     if os.path.isdir(os.path.dirname(TMPFILES)):
-        put(TMPFILES, f"d {state.BASE} 1777 root root -\n", 0o644)
-    os.makedirs(state.BASE, exist_ok=True)
-    os.chmod(state.BASE, 0o1777)
+        put(TMPFILES, "".join(f"d {place} 1777 root root -\n" for place in places), 0o644)
+    for place in places:
+        os.makedirs(place, exist_ok=True)
+        os.chmod(place, 0o1777)
     return []
 
 

@@ -6,7 +6,7 @@ import sys
 
 from slurm_oci import catalog as catalogs
 from slurm_oci import container, execute, hook, image, job, problems, request, settings, state
-from slurm_oci.choose import choose
+from slurm_oci.choose import ways
 from slurm_oci.problems import Problem
 from slurm_oci.values import TYPE_CHECKING, Container, Image, Job, Plan, Request, Runtime, Settings, Value
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
+    from slurm_oci.cache import Cache, Import
+    from slurm_oci.choose import Way
     from slurm_oci.log import Record
     from slurm_oci.values import Step
 
@@ -30,6 +32,8 @@ class Decision(Value):
     private: str = ""
     container: "Container | None" = None
     notes: tuple[str, ...] = ()
+    first: "Import | None" = None  # what must be done before a plan can be made: `plan` is empty then
+    entry: "tuple[Cache, str] | None" = None  # the unpacked image that is used
 
 
 def main(words: "Sequence[str]", prefix: str) -> int:
@@ -47,7 +51,9 @@ def main(words: "Sequence[str]", prefix: str) -> int:
             from slurm_oci import log
 
             record = log.Record(catalog["site"]["log"], asked)
-        decision = decide(asked, told, environ, catalog, prefix, trace, state.place)
+        decision = ready(
+            lambda: decide(asked, told, environ, catalog, prefix, trace, state.place), trace, catalog["site"]
+        )
         return carry_out(decision, trace, record)
     except Problem as problem:
         if record:
@@ -62,6 +68,21 @@ def main(words: "Sequence[str]", prefix: str) -> int:
         execute.tell(traceback.format_exc().rstrip())
         execute.report(problems.Internal(f"{type(error).__name__}: {error}", "please report the lines above"))
         return problems.Internal.status
+
+
+def ready(decided: "Callable[[], Decision]", trace: "list[Step]", site: "Mapping[str, Any]") -> Decision:
+    """The decision that can be carried out: images that must be unpacked first are there, and stay."""
+    done = len(trace)
+    decision = decided()
+    if decision.first or decision.entry:
+        from slurm_oci import images
+
+        def again() -> Decision:
+            del trace[done:]
+            return decided()
+
+        decision = images.ready(decision, again, site["images"]["limit"])
+    return decision
 
 
 def resolve_bundle(asked: Request, told: Job, environ: "Mapping[str, str]") -> Request:
@@ -109,15 +130,53 @@ def decide(
         trace += defined.steps
         picture = image.classify(defined.image, told.cwd)
     trace.append(("image", picture.kind, f"`{picture.name}`, by what it holds"))
-    if picture.kind == "reference" and not site["pull"]:
-        raise problems.PullRefused(
-            f"`{picture.name}` would be fetched from a registry, which this site does not allow",
-            "make a file of it first, and name that; the site: `pull = true` in site.toml",
-        )
+    may_pull = picture.kind != "reference" or site["pull"]
+    if not may_pull and not site["images"]["store"]:
+        raise pull_refused(picture)
     wanted = settings.combine([*layers, ("job", of_job)], told.cwd)
-    name, executables = choose(asked, told, picture, wanted, catalog, trace, environ.get("PATH", ""))
-    runtime = catalogs.load(name, catalog, prefix)
+    refused: Problem | None = None
+    for way in ways(asked, told, picture, wanted, catalog, trace, environ.get("PATH", "")):
+        if not may_pull and not way.entry:
+            raise pull_refused(picture)
+        decision = Decision(asked, told, picture, wanted, way.runtime, Plan((), {}), notes=tuple(notes))
+        try:
+            return by(way, decision, catalog, prefix, private_directory)
+        except problems.ImageRefused as problem:
+            if way.is_named:
+                raise
+            trace.append(("runtime", f"not {way.runtime}", problem.message))
+            refused = problem
+    assert refused
+    raise refused
+
+
+def pull_refused(picture: Image) -> Problem:
+    return problems.PullRefused(
+        f"`{picture.name}` would be fetched from a registry, which this site does not allow",
+        "make a file of it first, and name that; the site: `pull = true` in site.toml",
+    )
+
+
+def by(
+    way: "Way",
+    decision: Decision,
+    catalog: "Mapping[str, Any]",
+    prefix: str,
+    private_directory: "Callable[[Request, str], str]",
+) -> Decision:
+    """`decision` with the plan of `way`, or with what has to be done first. Raises ImageRefused where
+    the runtime does not run this image after all, and any other problem."""
+    asked, told, picture, wanted = decision.request, decision.job, decision.image, decision.settings
+    runtime = catalogs.load(way.runtime, catalog, prefix)
     refuse_what_is_not_carried(runtime, wanted)
+    if way.importer:
+        from slurm_oci import cache
+
+        caches = cache.Caches(catalog["site"], asked, told, picture)
+        work = cache.Import(way.importer, picture, way.programs, caches.own, caches.key)
+        return decision.replace(first=work)
+    if way.entry:
+        picture = Image(picture.name, way.kind, os.path.join(way.entry[0].entry(way.entry[1]), "image"))
     if picture.kind in ("rootfs", "oci-bundle"):
         from slurm_oci import bundle
 
@@ -126,15 +185,18 @@ def decide(
             picture = bundle.without_variables(picture)  # which are the job's, and not the image's
     box = container.build(asked, told, picture, wanted).replace(
         own={k: v for k, v in told.env.items() if runtime.variables and k.startswith(runtime.variables)},
-        executables=executables,
-        probed=by_plugin(runtime, lambda: catalogs.probed(runtime, executables, catalog)),
+        executables=way.executables,
+        probed=by_plugin(runtime, lambda: catalogs.probed(runtime, way.executables, catalog)),
         prefix=prefix,
     )
     needs = {picture.kind, f"writable={wanted.writable}"} & set(runtime.private)
-    private = private_directory(asked, site["state"]) if needs else ""
+    private = private_directory(asked, catalog["site"]["state"]) if needs else ""
     plan = planned(runtime, box.replace(private=private))
-    notes += plan.notes
-    return Decision(asked, told, picture, wanted, name, plan, private, box, tuple(notes))
+    image = decision.image if way.entry else picture
+    notes = (*decision.notes, *plan.notes)
+    return decision.replace(
+        image=image, plan=plan, private=private, container=box, notes=notes, entry=way.entry
+    )
 
 
 def look_for_hook(
@@ -217,7 +279,13 @@ def carry_out(decision: Decision, trace: "list[Step]", record: "Record | None" =
     if record:
         record.decided(decision, trace)
     if decision.plan.mode == "supervise":
-        status = execute.supervise(decision.plan, decision.private, decision.request.node)
+        try:
+            status = execute.supervise(decision.plan, decision.private, decision.request.node)
+        finally:
+            if decision.entry:
+                from slurm_oci import images
+
+                images.release(decision)
         if record:
             record.ended(status)
         return status

@@ -5,6 +5,7 @@ from typing import Any
 
 import attrs
 
+from slurm_oci import importers
 from slurm_oci.ask import answer
 from slurm_oci.choose import find_all, folders
 from slurm_oci.job import STANDARD_PATH
@@ -83,6 +84,7 @@ def folders_of(gathered: Gathered) -> dict[str, Any]:
     """For each folder of this node in which programs are looked for: its signature, and those of
     the runtimes' programs that it has something by the name of (see `choose.Known`)."""
     names = {name for found in gathered.found for name in found.runtime.executables}
+    names.update(name for importer in importers.TABLE for name in importer.executables)
     known = {}
     for folder in folders((os.environ.get("PATH", ""), STANDARD_PATH)):
         before = signature(folder)

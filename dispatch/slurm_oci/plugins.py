@@ -10,7 +10,7 @@ from typing import Any, cast
 import attrs
 import pluggy
 
-from slurm_oci import catalog, hookspecs, site
+from slurm_oci import catalog, hookspecs, importers, site
 from slurm_oci.choose import ORDER
 from slurm_oci.defined import runtime as defined_runtime
 from slurm_oci.image import KINDS
@@ -81,14 +81,7 @@ class Gathered:
             "made_from": [(self.inside(path), signature) for path, signature in self.made_from.items()],
             "site": {key: value for key, value in self.site.plain().items() if key != "runtimes"},
             "order": order,
-            "candidates": {
-                kind: [
-                    (name, list(by_name[name].runtime.executables))
-                    for name in order
-                    if kind in by_name[name].runtime.accepts
-                ]
-                for kind in KINDS
-            },
+            "candidates": {kind: [*candidates(kind, [by_name[n].runtime for n in order])] for kind in KINDS},
             "runtimes": {name: self.entry(by_name[name]) for name in order},
             "probed": probed or {},
             "folders": folders or {},
@@ -106,6 +99,22 @@ class Gathered:
 
     def inside(self, path: str) -> str:
         return path.removeprefix(self.prefix.rstrip("/") + "/")
+
+
+def candidates(kind: str, runtimes: list[Runtime]) -> Iterator[tuple[str, list[str], list[Any] | None]]:
+    """For the catalog, of each runtime that can have an image of `kind`: its name, its executables,
+    and None where it takes the kind itself, else the importers that make one that it takes: their
+    names, executables and the kind that they give."""
+    for runtime in runtimes:
+        ways: list[Any] = [
+            (one.name, list(one.executables), one.gives)
+            for one in importers.TABLE
+            if kind in one.takes and one.gives in runtime.accepts
+        ]
+        if kind in runtime.accepts:
+            yield runtime.name, list(runtime.executables), None
+        elif ways:
+            yield runtime.name, list(runtime.executables), ways
 
 
 def gather(prefix: str) -> Gathered:

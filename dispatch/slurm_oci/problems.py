@@ -58,6 +58,8 @@ KINDS = {
         "ImageBroken": "The image is of a known kind and its own description is wrong.",
     },
     ("site", 125): {
+        "CacheUnsafe": "Somebody else could have put something into the directory of unpacked images.",
+        "CacheUnavailable": "Nothing can be written where unpacked images are kept.",
         "PullRefused": "The image lies in a registry, and the site does not allow to fetch it from there.",
         "SiteInvalid": "`site.toml` cannot be used as it is.",
     },

@@ -36,6 +36,16 @@ class Defined:
 
 
 @attrs.frozen
+class Images:
+    """Where unpacked images are kept."""
+
+    cache: str = ""  # users' own, a directory for each in it; empty: cache.BASE, or the home
+    limit: int = 20  # GiB that a user's may hold
+    store: str = ""  # the site's, which tasks only read and look into first
+    owner: str = ""  # the account that fills it, beside root
+
+
+@attrs.frozen
 class Site:
     """The effective site settings."""
 
@@ -44,6 +54,7 @@ class Site:
     order: list[str] = attrs.Factory(list)  # of runtimes; empty: the built-in order
     state: str = state.BASE  # where users' state roots are made, local to the node
     log: str = ""  # where a line a task goes: `syslog` or a file's path; empty: nowhere
+    images: Images = attrs.Factory(Images)
     executables: dict[str, str] = attrs.Factory(dict)  # name -> path
     defaults: dict[str, Any] = attrs.Factory(dict)  # per-job settings, by the settings' names
     rules: list[Rule] = attrs.Factory(list)
@@ -99,7 +110,7 @@ def check(data: dict[str, Any]) -> Site:
     if data.get("log", "") not in ("", "syslog") and not os.path.isabs(data["log"]):
         raise Wrong("log", f"`log` is `{data['log']}`: expected `syslog` or a path that starts with `/`")
     texts(data, "order", "order")
-    for table in ("executables", "defaults", "runtimes"):
+    for table in ("images", "executables", "defaults", "runtimes"):
         typed(data, table, dict, "a table")
     for name, path in data.get("executables", {}).items():
         if not isinstance(path, str) or not os.path.isabs(path):
@@ -113,10 +124,23 @@ def check(data: dict[str, Any]) -> Site:
     return Site(
         **{
             **data,
+            "images": images(data.get("images", {})),
             "rules": [rule(number, given) for number, given in enumerate(data.get("rules", []), 1)],
             "runtimes": {name: defined(name, given) for name, given in data.get("runtimes", {}).items()},
         }
     )
+
+
+def images(given: dict[str, Any]) -> Images:
+    known(given, tuple(attrs.fields_dict(Images)), "images.")
+    for key in ("cache", "store"):
+        if not isinstance(given.get(key, ""), str) or not os.path.isabs(given.get(key) or "/"):
+            raise Wrong(f"images.{key}", f"`images.{key}` is {given[key]!r}: expected an absolute path")
+    typed(given, "owner", str, "a user's name")
+    limit = given.get("limit", 0)
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
+        raise Wrong("images.limit", f"`images.limit` is {limit!r}: expected a number of GiB")
+    return Images(**given)
 
 
 def rule(number: int, given: dict[str, Any]) -> Rule:

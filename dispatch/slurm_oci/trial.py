@@ -5,7 +5,7 @@ import socket
 from typing import Any
 
 from slurm_oci import catalog, job
-from slurm_oci.main import Decision, decide
+from slurm_oci.main import Decision, decide, ready
 from slurm_oci.request import is_number
 from slurm_oci.values import Job, Request
 
@@ -33,15 +33,21 @@ def decision_for(
     trace: list[tuple[str, str, str]],
     private_directory: Any,
     made: Any = None,
+    is_ready: bool = False,
 ) -> Decision:
-    """What would be done for `image` and `command`. `made`: the catalog, if it is there already.
+    """What would be done for `image` and `command`; with `is_ready` it can be, that is, an image that
+    must be unpacked first is. `made`: the catalog, if it is there already.
 
     Raises Problem.
     """
     request, context = request_for(image, command)
     trace.append(("environment", "process", "no Slurm: this shell's variables are the job's"))
     made = made or catalog_of(prefix)
-    return decide(request, context, dict(os.environ), made, prefix, trace, private_directory)
+
+    def decided() -> Decision:
+        return decide(request, context, dict(os.environ), made, prefix, trace, private_directory)
+
+    return ready(decided, trace, made["site"]) if is_ready else decided()
 
 
 def catalog_of(prefix: str) -> Any:

@@ -14,7 +14,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
         Runtime(
             name="apptainer",
             summary="Apptainer, the Linux Foundation's: SIF, squashfs, directories",
-            accepts=("sif", "squashfs", "rootfs", "oci-bundle", "reference"),
+            accepts=("sif", "squashfs", "rootfs", "oci-bundle"),
             executables=("apptainer",),
             plan=plan,
             carries=(

@@ -1,4 +1,4 @@
-"""enroot: squashfs files, directories and references, without root.
+"""enroot: squashfs files and directories, without root.
 
 Variables and mounts go through a configuration script (`--conf`), since the options for them can
 carry neither white space nor colons, and cost a process each. The command goes through a script of
@@ -31,15 +31,15 @@ def slurm_oci_runtimes() -> list[Runtime]:
     return [
         Runtime(
             name="enroot",
-            summary="enroot, NVIDIA's: squashfs, directories, references",
-            accepts=("squashfs", "rootfs", "reference", "name"),
+            summary="enroot, NVIDIA's: squashfs, directories",
+            accepts=("squashfs", "rootfs", "name"),
             executables=("enroot",),
             plan=plan,
             carries=(
                 *("mounts", "workdir", "variables", "home=none"),
                 *("writable=tmp", "writable=yes", "gpu=nvidia", "gpu=none"),
             ),
-            private=("squashfs", "rootfs", "reference", "name"),
+            private=("squashfs", "rootfs", "name"),
             variables=("ENROOT_",),
             version=("version",),
         )
@@ -106,9 +106,6 @@ def place_of(container: Container) -> tuple[str, tuple[tuple[str, ...], ...]]:
     image, made = container.image, os.path.join(container.private, "image.sqsh")
     if image.kind == "name":
         return image.name, ()
-    if image.kind == "reference":
-        enroot = container.executables["enroot"]
-        return made, ((enroot, "import", "--output", made, "--", reference(image.name)),)
     if image.kind == "rootfs":
         places = (STANDARD_PATH, container.job.env.get("PATH", ""))
         mksquashfs = find_executable("mksquashfs", {}, places)
@@ -126,21 +123,6 @@ def place_of(container: Container) -> tuple[str, tuple[tuple[str, ...], ...]]:
             "rename it, or choose another runtime: `slurm-oci-plugins list` shows what this node has",
         )
     return image.path, ()
-
-
-def reference(name: str) -> str:
-    """`docker://HOST/PATH` with the `#` after the host by which every version of enroot knows it."""
-    scheme, _, rest = name.partition("://")
-    if scheme not in ("docker", "dockerd", "podman"):
-        raise problems.ImageRefused(
-            f"`enroot` cannot fetch `{name}`: it knows docker://, dockerd:// and podman://",
-            "apptainer and singularity know oras:// and library:// too",
-        )
-    host, slash, path = rest.partition("/")
-    is_host = "." in host or ":" in host.rpartition("@")[2] or host == "localhost"
-    return (
-        f"{scheme}://{host}#{path}" if scheme == "docker" and slash and is_host and "#" not in rest else name
-    )
 
 
 def fault_of(name: str, value: str) -> str:

@@ -38,7 +38,9 @@ def as_run(container: Container) -> Plan:
     container = container.replace(env={**container.env, **carried.nvidia_devices(container)})
     log = os.path.join(container.private, "log")
     # A terminal of the container's own would need a program that holds its other end.
-    return oci.plan_for(container, NAME, ("--rootless=true", "--log", log), own_terminal=False)
+    return oci.plan_for(
+        container, NAME, ("--rootless=true", "--log", log), own_terminal=False, needs_root=True
+    )
 
 
 def plan(container: Container) -> Plan:

@@ -22,9 +22,16 @@ NAME = "task"  # of the container: each has a state directory to itself
 HOST = ("/dev", "/proc", "/sys")
 
 
-def plan_for(container: Container, name: str, options: tuple[str, ...], own_terminal: bool = True) -> Plan:
+def plan_for(
+    container: Container,
+    name: str,
+    options: tuple[str, ...],
+    own_terminal: bool = True,
+    needs_root: bool = False,
+) -> Plan:
     """The plan of a runtime with runc's command line; `options` go before its command. Where the job
-    has a terminal, the container gets one of its own unless `own_terminal` is false."""
+    has a terminal, the container gets one of its own unless `own_terminal` is false. `needs_root`: it
+    wants a uid 0 in the container, so that is what a user is called whom the bundle does not name."""
     require_utf8(name, container)
     image, private = container.image.root, container.private
     terminal = own_terminal and os.isatty(0) and os.isatty(1)
@@ -51,7 +58,7 @@ def plan_for(container: Container, name: str, options: tuple[str, ...], own_term
         laid.append(Laid("", cover("", "/dev", [console], {console.target}), "bundle/dev"))
         after = next(n for n, mount in enumerate(mounts) if mount.target == "/dev")
         mounts = (*mounts[:after], *laid[-1].binds(private), *mounts[after + 1 :])
-    config = config_for(container, root, workdir, size, (*binds, *mounts))
+    config = config_for(container, root, workdir, size, (*binds, *mounts), needs_root)
     executable = container.executables[name]
     state = ("--root", os.path.join(private, "state"))
     bundle = ("--bundle", os.path.join(private, "bundle"))
@@ -128,7 +135,12 @@ def preserved(container: Container) -> tuple[str, ...]:
 
 
 def config_for(
-    container: Container, root: str, workdir: str, size: "os.terminal_size | None", mounts: tuple[Mount, ...]
+    container: Container,
+    root: str,
+    workdir: str,
+    size: "os.terminal_size | None",
+    mounts: tuple[Mount, ...],
+    needs_root: bool,
 ) -> bytes:
     """The task's config.json."""
     import json  # here and not above: `list` and `show` need none of it
@@ -141,7 +153,12 @@ def config_for(
     user = process.get("user", {})
     umask = os.umask(0o077)  # which cannot be read without being set
     os.umask(umask)
-    ids = {"uid": user.get("uid", 0), "gid": user.get("gid", 0), "umask": user.get("umask", umask)}
+    himself = (0, 0) if needs_root else (container.request.uid, os.getegid())
+    ids = {
+        "uid": user.get("uid", himself[0]),
+        "gid": user.get("gid", himself[1]),
+        "umask": user.get("umask", umask),
+    }
     process |= {
         "args": list(container.command),
         "env": [f"{name}={value}" for name, value in env.items()],

@@ -29,4 +29,4 @@ def plan(container: Container) -> Plan:
     # rootless: control groups that it may not write are passed over.
     # Its warnings about them go into a file; what ends it is said on stderr all the same.
     log = os.path.join(container.private, "log")
-    return oci.plan_for(container, "runc", ("--rootless=true", "--log", log))
+    return oci.plan_for(container, "runc", ("--rootless=true", "--log", log), needs_root=True)

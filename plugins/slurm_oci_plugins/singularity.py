@@ -9,7 +9,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
         Runtime(
             name="singularity",
             summary="SingularityCE, Sylabs': SIF, squashfs, directories",
-            accepts=("sif", "squashfs", "rootfs", "oci-bundle", "reference"),
+            accepts=("sif", "squashfs", "rootfs", "oci-bundle"),
             executables=("singularity",),
             plan=plan,
             carries=(

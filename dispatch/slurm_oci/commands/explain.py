@@ -103,6 +103,7 @@ def as_data(decision: Any, trace: list[tuple[str, str, str]]) -> dict[str, Any]:
     settings = {**decision.settings.as_dict(), "variables": masked(dict(decision.settings.variables))}
     return {
         "image": {"name": decision.image.name, "path": decision.image.path, "kind": decision.image.kind},
+        "import": import_data(decision.first),
         "runtime": decision.runtime or "user hook",
         "trace": steps(trace),
         "mode": plan.mode,
@@ -126,6 +127,18 @@ def as_data(decision: Any, trace: list[tuple[str, str, str]]) -> dict[str, Any]:
     }
 
 
+def import_data(first: Any) -> dict[str, Any] | None:
+    """What is done before a plan can be made: all of the plan is empty then."""
+    if not first:
+        return None
+    return {
+        "importer": first.importer.name,
+        "makes": first.importer.gives,
+        "cache": first.cache.path,
+        "commands": [list(argv) for argv in first.importer.commands(first.image, first.programs)],
+    }
+
+
 def steps(trace: list[tuple[str, str, str]]) -> list[dict[str, str]]:
     return [{"step": step, "result": result, "why": why} for step, result, why in trace]
 
@@ -136,14 +149,14 @@ def considered(decision: Any, trace: list[tuple[str, str, str]], catalog: Any) -
     from slurm_oci.explanation import UNFIT
 
     chosen, kind = decision.runtime, decision.image.kind
-    if not chosen or chosen not in [name for name, _ in catalog["candidates"].get(kind, ())]:
+    fit = {name for name, *_ in catalog["candidates"].get(kind, ())}
+    if chosen not in fit:
         return []
     why = {result.removeprefix("not "): why for step, result, why in trace if step == "runtime"}
     if not why[chosen].startswith("the first"):
         return []
-    unfit = {name for name in catalog["order"] if kind not in catalog["runtimes"][name]["accepts"]}
     return [
-        {"name": name, "why": why.get(name) or (UNFIT if name in unfit else f"`{chosen}` comes before it")}
+        {"name": name, "why": why.get(name) or (f"`{chosen}` comes before it" if name in fit else UNFIT)}
         for name in catalog["order"]
     ]
 

@@ -15,7 +15,7 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
 @click.pass_obj
 def command(prefix: str, dry_run: bool, job: int | None, node: str | None, as_json: bool) -> None:
-    """Remove what killed tasks have left on this node.
+    """Remove what killed tasks have left on this node, and unpacked images that are too much.
 
     Your own tasks' leavings; as root those of all users, each removed as that user. What belongs to
     a task that still runs, or to another node, is never touched. Exit status 1 where something
@@ -24,8 +24,9 @@ def command(prefix: str, dry_run: bool, job: int | None, node: str | None, as_js
     from slurm_oci import gc, site
     from slurm_oci.problems import visible
 
-    base = site.read(os.path.join(prefix, site.NAME)).state
-    wanted = gc.Wanted(node or gc.this_node(), base, job, dry_run)
+    settings = site.read(os.path.join(prefix, site.NAME))
+    kept = settings.images
+    wanted = gc.Wanted(node or gc.this_node(), settings.state, job, dry_run, kept.cache, kept.limit)
     found, wrong = gc.collect(wanted)
     if as_json:
         click.echo(json.dumps([attrs.asdict(left) for left in found], indent=2))

@@ -25,7 +25,11 @@ def command(prefix: str, image: str, words: tuple[str, ...]) -> None:
 
     trace: list[tuple[str, str, str]] = []
     try:
-        sys.exit(carry_out(decision_for(prefix, image, without_dashes(words), trace, state.place), trace))
+        sys.exit(
+            carry_out(
+                decision_for(prefix, image, without_dashes(words), trace, state.place, is_ready=True), trace
+            )
+        )
     except Problem as problem:
         execute.report(problem)
         sys.exit(problem.status)
