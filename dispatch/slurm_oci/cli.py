@@ -20,6 +20,7 @@ COMMANDS = {  # name -> what `--help` says; the module is imported when it is ca
     "template": "Starting points for your own ~/.slurm-oci-run, and whether yours will be run.",
     "site": "The effective site settings and where each comes from.",
     "oci-conf": "Print an oci.conf, for all runtimes or for one.",
+    "scrun": "Set up rootless Docker or Podman whose containers run as jobs.",
     "lint": "What is wrong with an oci.conf and the files beside it.",
     "doctor": "What is wrong on this node, or on all, and what to do about it.",
     "compile": "Ask all plugins once and write the catalog for the entry point.",
