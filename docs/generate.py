@@ -16,13 +16,14 @@ import re
 import sys
 from pathlib import Path
 
+import recording
 import roff
 
 import slurm_oci.problems
 import slurm_oci_plugins as plugins
 from slurm_oci import importers
 from slurm_oci.choose import ORDER
-from slurm_oci.cli import COMMANDS
+from slurm_oci.cli import COMMANDS, cli
 from slurm_oci.image import KINDS
 from slurm_oci.lint import CODES
 from slurm_oci.problems import Problem
@@ -53,12 +54,33 @@ def main(words: list[str]) -> int:
             print(path.relative_to(PROJECT))
             if "--check" not in words:
                 path.write_text(new, encoding="utf-8")
+    picture = PROJECT / "docs" / "session.svg"
+    new = recording.svg(
+        PROJECT / "docs" / "howto-first-job.md", "on a fresh machine", "slurm-oci-plugins explain"
+    )
+    if not picture.exists() or new != picture.read_text(encoding="utf-8"):
+        stale += 1
+        print(picture.relative_to(PROJECT))
+        if "--check" not in words:
+            picture.write_text(new, encoding="utf-8")
     return 1 if stale and "--check" in words else 0
 
 
 def commands() -> str:
     rows = [f"| `{name}` | {summary} |" for name, summary in COMMANDS.items()]
     return "\n".join(["| command | |", "|---|---|", *rows, ""])
+
+
+def help_texts() -> str:
+    """What `--help` prints, for the command itself and each of its commands."""
+    whole = cli.make_context("slurm-oci-plugins", [], resilient_parsing=True, terminal_width=100)
+    shown = [("slurm-oci-plugins", cli.get_help(whole))]
+    for name in COMMANDS:
+        command = cli.get_command(whole, name)
+        assert command is not None
+        context = command.make_context(name, [], parent=whole, resilient_parsing=True)
+        shown.append((name, command.get_help(context)))
+    return "\n".join(f"## {name}\n\n```text\n{text}\n```\n" for name, text in shown)
 
 
 def kinds() -> str:
@@ -210,6 +232,7 @@ def code(text: str) -> str:
 
 PARTS = {
     "commands": commands,
+    "help": help_texts,
     "kinds": kinds,
     "runtimes": runtimes,
     "errors": errors,

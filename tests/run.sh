@@ -34,6 +34,7 @@ main() {
     check ruff format --check .
     check mypy
     check shellcheck "${shell_scripts[@]}"
+    check python -m sphinx --quiet --fail-on-warning docs "$cache/site"
     # Apart from each other, as each folder has a conftest.py of its own for its tests to import.
     tests "$@" --ignore=tests/real tests
     if [ $slurm = yes ]; then

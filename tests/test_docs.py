@@ -132,7 +132,37 @@ def test_an_environment_definition_in_the_docs_is_valid(text, tmp_path):
 def test_every_toml_block_is_tested():
     """A block without its mark would be read by nobody but people."""
     found = [block[1] for page in PAGES for block in BLOCK.finditer(page.read_text()) if block[2] == "toml"]
-    assert sorted(found) == ["environment", "site.toml"]
+    assert sorted(found) == ["environment", "site.toml", "site.toml of its own"]
+
+
+@pytest.mark.parametrize("text", blocks("site.toml of its own"))
+def test_a_piece_of_a_site_toml_in_the_docs_is_valid(text, tmp_path):
+    """As a file by itself."""
+    (tmp_path / "site.toml").write_text(text)
+    assert read_site(str(tmp_path / "site.toml")) != Site()
+
+
+SHOWN = ("run", "from the demo", "on slurm", "on a fresh machine")  # how outputs in the docs are proved
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
+def test_every_output_that_a_page_shows_is_proved(page):
+    """By a test that runs the session (tests/real/test_howto.py does on Slurm); one without a mark shows
+    commands alone."""
+    for block in BLOCK.finditer(page.read_text()):
+        if block[2] == "console" and block[1] not in SHOWN:
+            assert [line for line in block[3].splitlines() if line[:2] not in ("$ ", "# ", "> ")] == []
+
+
+def test_the_site_and_the_readme_lead_to_every_page():
+    """A page that no list names is found by nobody."""
+    index, readme = ((PROJECT / path).read_text() for path in ("docs/index.md", "README.md"))
+    for page in PROJECT.glob("docs/*.md"):
+        if page.name not in ("index.md", "changelog.md"):
+            assert f"(docs/{page.name})" in readme, page.name
+            assert re.search(rf"^{page.stem}$", index, re.MULTILINE) or page.stem.startswith("howto-"), (
+                page.name
+            )
 
 
 def test_readme_lists_every_setting_with_its_values_in_order():

@@ -34,19 +34,24 @@ def install(root: "SlurmRoot") -> None:
         return done.stdout
 
     version = inside("python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])").decode().strip()
-    with tempfile.TemporaryDirectory(prefix="slurm-oci-wheels-") as directory:
-        fetch_wheels(Path(directory), version)
-        wheels = root.path(WHEELS)
-        shutil.rmtree(wheels, ignore_errors=True)
-        shutil.copytree(directory, wheels)
-    inside("chmod", "-R", "a+rX", WHEELS)
+    put_wheels(root, version)
     inside("python3", "-m", "venv", "--clear", VENV)
     inside(f"{VENV}/bin/pip", "install", "--quiet", "--no-index", f"--find-links={WHEELS}", "slurm-oci")
     inside(f"{VENV}/bin/slurm-oci-plugins", "install", "--prefix", PREFIX)
     inside("cp", f"{PREFIX}/oci.conf", "/etc/slurm/oci.conf")
 
 
-def fetch_wheels(directory: Path, python_version: str) -> None:
+def put_wheels(root: "SlurmRoot", python_version: str, *more: str) -> None:
+    """Put the wheels, and `more` from where pip finds it, into the root, at WHEELS."""
+    with tempfile.TemporaryDirectory(prefix="slurm-oci-wheels-") as directory:
+        fetch_wheels(Path(directory), python_version, *more)
+        wheels = root.path(WHEELS)
+        shutil.rmtree(wheels, ignore_errors=True)
+        shutil.copytree(directory, wheels)
+    root.run(["chmod", "-R", "a+rX", WHEELS], user="root", check=True)
+
+
+def fetch_wheels(directory: Path, python_version: str, *more: str) -> None:
     """Put the project's wheel and all it needs, pure Python for that version, into `directory`."""
     pip("wheel", "--no-deps", f"--wheel-dir={directory}", str(PROJECT))
     (wheel,) = directory.glob("slurm_oci-*.whl")
@@ -58,6 +63,7 @@ def fetch_wheels(directory: Path, python_version: str) -> None:
         f"--python-version={python_version}",
         f"--dest={directory}",
         str(wheel),
+        *more,
     )
 
 
