@@ -4,10 +4,12 @@ import os
 
 import click
 
+from slurm_oci.completion import files
+
 
 @click.command("prefetch")
 @click.option("--store", is_flag=True, help="Into the site's store, as root or the account that owns it.")
-@click.argument("image")
+@click.argument("image", shell_complete=files)
 @click.pass_obj
 def command(prefix: str, store: bool, image: str) -> None:
     """Unpack IMAGE now, so that no task has to.

@@ -8,6 +8,8 @@ import sys
 import attrs
 import click
 
+from slurm_oci.completion import folders
+
 
 @click.command("scrun")
 @click.option("--user", metavar="NAME", help="For this user.  [default: whoever asks]")
@@ -15,6 +17,7 @@ import click
 @click.option(
     "--storage",
     metavar="DIR",
+    shell_complete=folders,
     default="%h/containers",
     show_default=True,
     help="Where images are kept. Every node must see it; %h is the home, %u the name, %U the number.",
