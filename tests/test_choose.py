@@ -19,7 +19,7 @@ class Node:
     def __init__(self, folder):
         self.folder = folder
         self.runtimes = {}
-        self.site = {"rules": [], "executables": {}}
+        self.site = {"rules": [], "executables": {}, "allow_runtimes": [], "refuse_runtimes": []}
         self.trace = []
 
     def runtime(self, name, *accepts, needs=(), there=True):

@@ -243,12 +243,18 @@ def test_a_job_s_number_that_is_none_is_no_failure(slurm, tool, image, number):
 def test_site_tells_each_setting_and_where_it_comes_from(slurm):
     """The file's or the built-in one."""
     path = slurm.prefix / "site.toml"
-    path.write_text("user_hook = false\n")
+    path.write_text('user_hook = false\n[defaults]\nenv = "slurm"\n\n[forced]\nhome = "none"\n')
     found = told(slurm, "site", "--json")
-    assert found["user_hook"] == {"value": False, "from": str(path)}
-    assert found["pull"] == {"value": False, "from": "built-in"}
-    assert list(found) == list(attrs.fields_dict(Site))
-    assert f"user_hook:   false  ({path})\n" in ask(slurm, "site").out
+    assert found["user_hook"] == {"value": False, "from": str(path), "line": 1}
+    assert found["pull"] == {"value": False, "from": "built-in", "line": None}
+    assert list(found) == [*attrs.fields_dict(Site), "settings"]
+    of_jobs = found["settings"]
+    assert of_jobs["gpu"] == {"value": "auto", "from": "built-in", "line": None, "forced": False}
+    assert of_jobs["env"] == {"value": "slurm", "from": str(path), "line": 3, "forced": False}
+    assert of_jobs["home"] == {"value": "none", "from": str(path), "line": 6, "forced": True}
+    lines = ask(slurm, "site").out.splitlines()
+    assert f"user_hook:       false  ({path}:1)" in lines
+    assert f'home:       "none"  ({path}:6, and no job can have another)' in lines
 
 
 def test_oci_conf_prints_the_installation_s(slurm):

@@ -17,7 +17,22 @@ from slurm_oci.image import KINDS
 from slurm_oci.main import refuse_what_is_not_carried
 from slurm_oci.problems import ArgumentRefused
 from slurm_oci.settings import CHOICES
-from slurm_oci_plugins import apptainer, charliecloud, crun, oci, overlay, runc, sharing, unshare
+from slurm_oci_plugins import (
+    apptainer,
+    charliecloud,
+    crun,
+    enroot,
+    nvidia,
+    oci,
+    overlay,
+    podman,
+    runc,
+    sarus,
+    sharing,
+    shifter,
+    singularity,
+    unshare,
+)
 
 MODULES = (apptainer, charliecloud, crun, runc, unshare)
 RUNTIMES = {runtime.name: runtime for module in MODULES for runtime in module.slurm_oci_runtimes()}
@@ -76,7 +91,7 @@ def test_what_a_runtime_says_of_itself_is_of_the_known_words(name):
     choices = {f"{setting}={choice}" for setting, values in CHOICES.items() for choice in values}
     assert set(runtime.accepts) <= set(KINDS)
     assert set(runtime.private) <= {*runtime.accepts, *runtime.carries}
-    assert set(runtime.carries) <= choices | {"mounts", "workdir", "variables"}
+    assert set(runtime.carries) <= choices | {"mounts", "workdir", "variables", "arguments"}
     assert len(runtime.summary.splitlines()) == 1
     assert name in ORDER
 
@@ -416,6 +431,33 @@ def test_an_apptainer_that_cannot_share_refuses_it(root):
     """Before 1.3, as its own help says."""
     with pytest.raises(SettingRefused, match="this apptainer has no `--sharens`"):
         apptainer.plan(sharing_box("apptainer", root, "2", probed={"cwd": True, "sharens": False}))
+
+
+ALL = (*MODULES, enroot, nvidia, podman, sarus, shifter, singularity)
+BEFORE = {  # the word that a site's arguments follow, where it is not `run`
+    **dict.fromkeys(("apptainer", "singularity"), "exec"),
+    "charliecloud": "/node/bin/ch-run",
+    "enroot": "start",
+    "nvidia-container-runtime": "/private/pid",  # create --pid-file PLACE
+    "shifter": "/node/bin/shifter",
+}
+TAKING = [r for module in ALL for r in module.slurm_oci_runtimes() if "arguments" in r.carries]
+
+
+@pytest.mark.parametrize("runtime", TAKING, ids=lambda runtime: runtime.name)
+def test_a_site_s_arguments_come_before_a_runtime_s_own_options(root, runtime):
+    """Each a word as it is, in one place: so that what the job asks for comes later, and counts."""
+    images = {"rootfs": rootfs(root), "oci-bundle": bundle(root), "name": Image("tools", "name")}
+    image = next(images[kind] for kind in runtime.accepts if kind in images)
+    programs = {program: f"/node/bin/{program}" for program in (*runtime.executables, "mksquashfs")}
+    asked = request(uid=os.geteuid())
+    plain = container(request=asked, image=image, executables=programs, private="/private")
+    words = ("--site", "a b", "run")
+    without, made = runtime.plan(plain), runtime.plan(plain.replace(arguments=words))
+    at = made.argv.index("--site")
+    assert made.argv[at : at + 3] == words
+    assert made.replace(argv=(*made.argv[:at], *made.argv[at + 3 :])) == without
+    assert made.argv[at - 1] == BEFORE.get(runtime.name, "run")
 
 
 # crun and runc

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from slurm_oci.values import Step
 
-FORMAT = 3
+FORMAT = 4
 TEXT = "catalog.json"
 HEAD = b"slurm-oci catalog\n"  # of the twin; then FORMAT, a check sum of the rest, and the rest
 

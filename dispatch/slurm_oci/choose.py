@@ -90,7 +90,7 @@ def ways(
         passed_over[runtime] = ""
         yield way
     if "" not in passed_over.values():
-        raise none(image, catalog["order"], passed_over)
+        raise none(image, catalog, passed_over)
 
 
 def unpacked(way: Way, image: Image, through: "list[Any]", caches: "Caches", node: "Node") -> tuple[Way, str]:
@@ -116,14 +116,25 @@ def unpacked(way: Way, image: Image, through: "list[Any]", caches: "Caches", nod
     return way, f"needs {' or '.join(dict.fromkeys(lacking))}" if lacking else "cannot fetch it"
 
 
-def none(image: Image, order: "list[str]", passed_over: "Mapping[str, str]") -> "problems.Problem":
+def none(image: Image, catalog: "Mapping[str, Any]", passed_over: "Mapping[str, str]") -> "problems.Problem":
     return problems.RuntimeNone(
         f"no container runtime on this node takes `{image.name}`, of kind {image.kind}",
         *(
-            f"{name}: {passed_over.get(name) or f'does not take images of kind {image.kind}'}"
-            for name in order
+            f"{name}: {passed_over.get(name) or why_not(name, image, catalog['site'])}"
+            for name in catalog["order"]
         ),
     )
+
+
+def why_not(name: str, image: Image, site: "Mapping[str, Any]") -> str:
+    if not allowed(name, site):
+        return "not allowed by site.toml"
+    return f"does not take images of kind {image.kind}"
+
+
+def allowed(name: str, site: "Mapping[str, Any]") -> bool:
+    """Whether site.toml lets jobs have the runtime."""
+    return name not in site["refuse_runtimes"] and name in (site["allow_runtimes"] or (name,))
 
 
 def by_rule(
@@ -155,6 +166,12 @@ def named(name: str, asked_by: str, image: Image, catalog: "Mapping[str, Any]") 
         raise problems.RuntimeUnknown(
             f"no container runtime is called `{name}` (from {asked_by})",
             f"{meant}`slurm-oci-plugins list` shows what this node has",
+        )
+    if not allowed(name, catalog["site"]):
+        others = ", ".join(other for other in runtimes if allowed(other, catalog["site"]))
+        raise problems.RuntimeRefused(
+            f"this site does not allow the runtime `{name}` (from {asked_by})",
+            f"it allows: {others or 'none'}",
         )
     candidates = catalog["candidates"].get(image.kind, ())
     for candidate in candidates:

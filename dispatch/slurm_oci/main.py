@@ -121,7 +121,7 @@ def decide(
         return Decision(asked, told, Image(asked.bundle, ""), combined, "", plan, notes=tuple(notes))
 
     picture = image.classify(asked.bundle, told.cwd)
-    layers: list[tuple[str, Mapping[str, Any]]] = [("site.toml", site["defaults"])]
+    layers: list[tuple[str, Mapping[str, Any]]] = []
     if picture.kind == "environment":
         from slurm_oci import definition
 
@@ -133,7 +133,13 @@ def decide(
     may_pull = picture.kind != "reference" or site["pull"]
     if not may_pull and not site["images"]["store"]:
         raise pull_refused(picture)
-    wanted = settings.combine([*layers, ("job", of_job)], told.cwd)
+    layers.append(("job", of_job))
+    if site["forced"] or site["refuse"]:
+        from slurm_oci import policy
+
+        wanted = policy.combined(site, layers, told.cwd)
+    else:
+        wanted = settings.combine([("site.toml", site["defaults"]), *layers], told.cwd)
     refused: Problem | None = None
     for way in ways(asked, told, picture, wanted, catalog, trace, environ.get("PATH", "")):
         if not may_pull and not way.entry:
@@ -169,6 +175,12 @@ def by(
     asked, told, picture, wanted = decision.request, decision.job, decision.image, decision.settings
     runtime = catalogs.load(way.runtime, catalog, prefix)
     refuse_what_is_not_carried(runtime, wanted)
+    arguments = catalog["site"]["arguments"].get(way.runtime, ())
+    if arguments and "arguments" not in runtime.carries:
+        raise problems.SettingRefused(
+            f"`arguments` in site.toml has words for `{way.runtime}`, which takes none of a site's",
+            "the site: take them out of site.toml, then `slurm-oci-plugins compile`",
+        )
     if way.importer:
         from slurm_oci import cache
 
@@ -188,6 +200,7 @@ def by(
         executables=way.executables,
         probed=by_plugin(runtime, lambda: catalogs.probed(runtime, way.executables, catalog)),
         prefix=prefix,
+        arguments=tuple(arguments),
     )
     needs = {picture.kind, f"writable={wanted.writable}"} & set(runtime.private)
     private = private_directory(asked, catalog["site"]["state"]) if needs else ""

@@ -7,10 +7,11 @@ import attrs
 
 from slurm_oci import importers
 from slurm_oci.ask import answer
-from slurm_oci.choose import find_all, folders
+from slurm_oci.choose import allowed, find_all, folders
 from slurm_oci.job import STANDARD_PATH
 from slurm_oci.modules import signature
 from slurm_oci.plugins import Found, Gathered
+from slurm_oci.site import NAME as SITE
 
 
 @attrs.frozen
@@ -41,6 +42,8 @@ def state_of(found: Found, gathered: Gathered) -> State:
     first = executables.get(runtime.executables[0]) if runtime.executables else None
     version = version_of(first, runtime.version) if first else None
     reason = f"`{missing}` is not on this node" if missing else None
+    if not allowed(runtime.name, gathered.site.plain()):
+        reason = f"{SITE} does not allow it"
     return State(
         name=runtime.name,
         summary=runtime.summary,
@@ -48,7 +51,7 @@ def state_of(found: Found, gathered: Gathered) -> State:
         accepts=runtime.accepts,
         executable=first,
         version=version,
-        usable=not missing,
+        usable=reason is None,
         reason=reason,
     )
 

@@ -11,7 +11,7 @@ import attrs
 import pluggy
 
 from slurm_oci import catalog, hookspecs, importers, site
-from slurm_oci.choose import ORDER
+from slurm_oci.choose import ORDER, allowed
 from slurm_oci.defined import runtime as defined_runtime
 from slurm_oci.image import KINDS
 from slurm_oci.modules import signature
@@ -76,12 +76,16 @@ class Gathered:
         elsewhere holds."""
         by_name = {found.runtime.name: found for found in self.found}
         order = self.order()
+        settings = {key: value for key, value in self.site.plain().items() if key != "runtimes"}
         return {
             "format": catalog.FORMAT,
             "made_from": [(self.inside(path), signature) for path, signature in self.made_from.items()],
-            "site": {key: value for key, value in self.site.plain().items() if key != "runtimes"},
+            "site": settings,
             "order": order,
-            "candidates": {kind: [*candidates(kind, [by_name[n].runtime for n in order])] for kind in KINDS},
+            "candidates": {
+                kind: [*candidates(kind, [by_name[n].runtime for n in order if allowed(n, settings)])]
+                for kind in KINDS
+            },
             "runtimes": {name: self.entry(by_name[name]) for name in order},
             "probed": probed or {},
             "folders": folders or {},

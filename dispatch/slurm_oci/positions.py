@@ -4,7 +4,7 @@ import tomllib
 from typing import Any
 
 DEEPEST = 100
-Place = tuple[str | int, ...]  # keys from the top, then perhaps an element's number
+Place = tuple[str | int, ...]  # keys from the top, and the numbers of elements
 
 
 class Positions:
@@ -22,8 +22,11 @@ class Positions:
             end, data = self.statement(first)
             is_header = self.lines[first].lstrip().startswith("[")
             place = self.note(() if is_header else table, data, first)
-            if is_header:
-                table = tuple(key for key in place if isinstance(key, str))
+            if is_header and self.lines[first].lstrip().startswith("[["):
+                table = (*place, self.number(place))
+                self.found[table] = first + 1
+            elif is_header:
+                table = place
             elif end > first + 1:
                 self.note_elements(place, place[len(table) :], first, end)
             first = end
@@ -33,6 +36,13 @@ class Positions:
         while place not in self.found:
             place = place[:-1]
         return self.found[place]
+
+    def number(self, place: Place) -> int:
+        """Which of the tables called `place`, from 0, begins now."""
+        number = 0
+        while (*place, number) in self.found:
+            number += 1
+        return number
 
     def statement(self, first: int) -> tuple[int, dict[str, Any]]:
         """The line after the statement that begins in line `first`, and the statement's own data.

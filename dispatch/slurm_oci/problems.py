@@ -61,6 +61,7 @@ KINDS = {
         "CacheUnsafe": "Somebody else could have put something into the directory of unpacked images.",
         "CacheUnavailable": "Nothing can be written where unpacked images are kept.",
         "PullRefused": "The image lies in a registry, and the site does not allow to fetch it from there.",
+        "RuntimeRefused": "The runtime that was asked for by name is not one that the site allows.",
         "SiteInvalid": "`site.toml` cannot be used as it is.",
     },
     ("hook", 125): {

@@ -4,7 +4,6 @@ Every key has a default, so that no file is as good as an empty one.
 """
 
 import os
-import re
 import tomllib
 from typing import Any
 
@@ -12,9 +11,12 @@ import attrs
 
 from slurm_oci import pattern, settings, state
 from slurm_oci.image import KINDS
+from slurm_oci.positions import Place, Positions
 from slurm_oci.problems import Problem, SiteInvalid, nearest
+from slurm_oci.values import STEP_KINDS
 
 NAME = "site.toml"
+STEPS = ("step", *STEP_KINDS.values())
 RULE_KEYS = ("partition", "account", "qos", "user", "kind", "step")
 
 
@@ -55,8 +57,13 @@ class Site:
     state: str = state.BASE  # where users' state roots are made, local to the node
     log: str = ""  # where a line a task goes: `syslog` or a file's path; empty: nowhere
     images: Images = attrs.Factory(Images)
+    allow_runtimes: list[str] = attrs.Factory(list)  # no others; empty: all
+    refuse_runtimes: list[str] = attrs.Factory(list)
+    refuse: list[str] = attrs.Factory(list)  # what no job may ask for: `setting` or `setting=value`
     executables: dict[str, str] = attrs.Factory(dict)  # name -> path
+    arguments: dict[str, list[str]] = attrs.Factory(dict)  # runtime -> further words of its command line
     defaults: dict[str, Any] = attrs.Factory(dict)  # per-job settings, by the settings' names
+    forced: dict[str, Any] = attrs.Factory(dict)  # the same, and no job can have others
     rules: list[Rule] = attrs.Factory(list)
     runtimes: dict[str, Defined] = attrs.Factory(dict)
 
@@ -78,105 +85,143 @@ def read(path: str) -> Site:
     except tomllib.TOMLDecodeError as error:
         raise SiteInvalid(f"`{path}` is not valid TOML: {error}") from None
     except Wrong as wrong:
-        raise SiteInvalid(f"{path}:{line_of(wrong.key, text)}: {wrong}", *wrong.hints) from None
+        raise SiteInvalid(f"{path}:{Positions(text)[wrong.place]}: {wrong}", *wrong.hints) from None
 
 
 class Wrong(ValueError):
     """What is wrong with a key."""
 
-    def __init__(self, key: str, message: str, *hints: str) -> None:
+    def __init__(self, place: Place, message: str, *hints: str) -> None:
         super().__init__(message)
-        self.key = key
+        self.place = place
         self.hints = hints
 
 
-def line_of(key: str, text: str) -> int:
-    """The line that the last part of `key` is set in, or the table of that name begins in."""
-    last = re.escape(key.rpartition(".")[2])
-    pattern_ = re.compile(rf"^\s*(\[+[^\]]*\b{last}\s*\]+|[\"']?{last}[\"']?\s*=)")
-    lines = text.splitlines()
-    return next((number for number, line in enumerate(lines, 1) if pattern_.match(line)), 1)
+def named(place: Place) -> str:
+    """How a key is written in messages: `rules[2].kind`, counted from 1."""
+    text = ""
+    for part in place:
+        text += f"[{part + 1}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
 
 
 def check(data: dict[str, Any]) -> Site:
-    fields = attrs.fields_dict(Site)
-    known(data, tuple(fields), "")
+    known(data, tuple(attrs.fields_dict(Site)), ())
     for name in ("user_hook", "pull"):
-        typed(data, name, bool, "true or false")
-    typed(data, "state", str, "a path")
+        typed(data, (name,), bool, "true or false")
+    typed(data, ("state",), str, "a path")
     if not os.path.isabs(data.get("state", "/")):
-        raise Wrong("state", f"`state` is `{data['state']}`: expected a path that starts with `/`")
-    typed(data, "log", str, "`syslog` or a path")
+        raise Wrong(("state",), f"`state` is `{data['state']}`: expected a path that starts with `/`")
+    typed(data, ("log",), str, "`syslog` or a path")
     if data.get("log", "") not in ("", "syslog") and not os.path.isabs(data["log"]):
-        raise Wrong("log", f"`log` is `{data['log']}`: expected `syslog` or a path that starts with `/`")
-    texts(data, "order", "order")
-    for table in ("images", "executables", "defaults", "runtimes"):
-        typed(data, table, dict, "a table")
+        message = f"`log` is `{data['log']}`: expected `syslog` or a path that starts with `/`"
+        raise Wrong(("log",), message)
+    for name in ("order", "allow_runtimes", "refuse_runtimes", "refuse"):
+        texts(data, (name,))
+    for table in ("images", "executables", "arguments", "defaults", "forced", "runtimes"):
+        typed(data, (table,), dict, "a table")
+    typed(data, ("rules",), list, "tables, each under [[rules]]")
     for name, path in data.get("executables", {}).items():
         if not isinstance(path, str) or not os.path.isabs(path):
-            raise Wrong(f"executables.{name}", f"`executables.{name}` is {path!r}: expected an absolute path")
-    defaults = data.get("defaults", {})
-    known(defaults, settings.NAMES, "defaults.")
-    try:
-        settings.combine([(NAME, {k: v for k, v in defaults.items() if k != "mounts"})], "/")
-    except Problem as problem:
-        raise Wrong("defaults", problem.message, *problem.hints) from None
-    return Site(
-        **{
-            **data,
-            "images": images(data.get("images", {})),
-            "rules": [rule(number, given) for number, given in enumerate(data.get("rules", []), 1)],
-            "runtimes": {name: defined(name, given) for name, given in data.get("runtimes", {}).items()},
-        }
-    )
+            place = ("executables", name)
+            raise Wrong(place, f"`{named(place)}` is {path!r}: expected an absolute path")
+    for name in data.get("arguments", {}):
+        texts(data["arguments"], ("arguments", name))
+    for number, text in enumerate(data.get("refuse", [])):
+        refusal(text, ("refuse", number))
+    for table in ("defaults", "forced"):
+        per_job(data.get(table, {}), table)
+    rules = [rule(given, ("rules", number)) for number, given in enumerate(data.get("rules", []))]
+    runtimes = {name: defined(given, ("runtimes", name)) for name, given in data.get("runtimes", {}).items()}
+    made = {"images": images(data.get("images", {})), "rules": rules, "runtimes": runtimes}
+    return Site(**{**data, **made})
 
 
 def images(given: dict[str, Any]) -> Images:
-    known(given, tuple(attrs.fields_dict(Images)), "images.")
+    known(given, tuple(attrs.fields_dict(Images)), ("images",))
     for key in ("cache", "store"):
         if not isinstance(given.get(key, ""), str) or not os.path.isabs(given.get(key) or "/"):
-            raise Wrong(f"images.{key}", f"`images.{key}` is {given[key]!r}: expected an absolute path")
-    typed(given, "owner", str, "a user's name")
+            place = ("images", key)
+            raise Wrong(place, f"`{named(place)}` is {given[key]!r}: expected an absolute path")
+    typed(given, ("images", "owner"), str, "a user's name")
     limit = given.get("limit", 0)
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
-        raise Wrong("images.limit", f"`images.limit` is {limit!r}: expected a number of GiB")
+        raise Wrong(("images", "limit"), f"`images.limit` is {limit!r}: expected a number of GiB")
     return Images(**given)
 
 
-def rule(number: int, given: dict[str, Any]) -> Rule:
-    where = f"rules[{number}]."
-    known(given, ("runtime", *RULE_KEYS), where)
+def per_job(data: dict[str, Any], table: str) -> None:
+    """Checks what jobs get, by the names and values of the per-job settings."""
+    known(data, settings.NAMES, (table,))
+    for name, value in data.items():
+        if name == "mounts":
+            texts(data, (table, name))
+            continue
+        typed(data, (table, name), str, "a text, as in SLURM_OCI_" + name.upper())
+        try:
+            settings.combine([(NAME, {name: value})], "/")
+        except Problem as problem:
+            raise Wrong((table, name), problem.message, *problem.hints) from None
+
+
+def refusal(text: str, place: Place) -> None:
+    name, equals, value = text.partition("=")
+    if name not in settings.NAMES:
+        raise Wrong(
+            place, f"`refuse` has `{text}`: there is no setting `{name}`" + meant(name, settings.NAMES)
+        )
+    choices = settings.CHOICES.get(name, ())
+    if equals and name in ("mounts", "workdir"):
+        raise Wrong(place, f"`refuse` has `{text}`: `{name}` can only be refused as a whole")
+    if equals and choices and value not in choices:
+        raise Wrong(place, f"`refuse` has `{text}`: `{name}` has no `{value}`" + meant(value, choices))
+
+
+def rule(given: Any, place: Place) -> Rule:
+    if not isinstance(given, dict):
+        raise Wrong(place, f"`{named(place)}` is {given!r}: expected a table")
+    known(given, ("runtime", *RULE_KEYS), place)
     if not isinstance(given.get("runtime"), str):
-        raise Wrong("rules", f"`{where}runtime` is missing: a rule names the runtime that it chooses")
+        message = f"`{named((*place, 'runtime'))}` is missing: a rule names the runtime that it chooses"
+        raise Wrong((*place, "runtime"), message)
     when = {
         key: [value] if isinstance(value, str) else value for key, value in given.items() if key != "runtime"
     }
     for key in when:
-        texts(when, key, where + key)
+        texts(when, (*place, key))
+    for key, names in (("kind", tuple(KINDS)), ("step", STEPS)):
+        for value in when.get(key, ()):
+            if value not in names:
+                raise Wrong((*place, key), f"`{named((*place, key))}` has `{value}`" + meant(value, names))
     return Rule(given["runtime"], when)
 
 
-def defined(name: str, given: dict[str, Any]) -> Defined:
-    where = f"runtimes.{name}."
-    known(given, tuple(attrs.fields_dict(Defined)), where)
+def defined(given: Any, place: Place) -> Defined:
+    if not isinstance(given, dict):
+        raise Wrong(place, f"`{named(place)}` is {given!r}: expected a table")
+    known(given, tuple(attrs.fields_dict(Defined)), place)
+    typed(given, (*place, "summary"), str, "a text")
     for key in ("run", "accepts"):
-        texts(given, key, where + key)
+        texts(given, (*place, key))
         if not given.get(key):
-            raise Wrong(f"runtimes.{name}", f"`{where}{key}` is missing: expected a list of texts")
+            raise Wrong(place, f"`{named((*place, key))}` is missing: expected a list of texts")
     for kind in given["accepts"]:
         if kind not in KINDS:
-            raise Wrong(f"{where}accepts", f"`{where}accepts` has `{kind}`" + meant(kind, tuple(KINDS)))
+            where = (*place, "accepts")
+            raise Wrong(where, f"`{named(where)}` has `{kind}`" + meant(kind, tuple(KINDS)))
     try:
         pattern.parse(given["run"])
     except Problem as problem:
-        raise Wrong(f"{where}run", f"`{where}run`: {problem.message}", *problem.hints) from None
+        where = (*place, "run")
+        raise Wrong(where, f"`{named(where)}`: {problem.message}", *problem.hints) from None
     return Defined(**given)
 
 
-def known(data: dict[str, Any], names: tuple[str, ...], where: str) -> None:
+def known(data: dict[str, Any], names: tuple[str, ...], place: Place) -> None:
     for key in data:
         if key not in names:
-            raise Wrong(where + key, f"there is no `{where}{key}`" + meant(key, names))
+            where = (*place, key)
+            raise Wrong(where, f"there is no `{named(where)}`" + meant(key, names))
 
 
 def meant(word: str, names: tuple[str, ...]) -> str:
@@ -184,12 +229,14 @@ def meant(word: str, names: tuple[str, ...]) -> str:
     return f"; did you mean `{near}`?" if near else f"; known are {', '.join(names)}"
 
 
-def typed(data: dict[str, Any], name: str, kind: type, expected: str) -> None:
-    if not isinstance(data.get(name, kind()), kind):
-        raise Wrong(name, f"`{name}` is {data[name]!r}: expected {expected}")
+def typed(data: dict[str, Any], place: Place, kind: type, expected: str) -> None:
+    """Checks the type of the value for the last key of `place` in `data`, where there is one."""
+    value = data.get(str(place[-1]), kind())
+    if not isinstance(value, kind):
+        raise Wrong(place, f"`{named(place)}` is {value!r}: expected {expected}")
 
 
-def texts(data: dict[str, Any], name: str, shown: str) -> None:
-    value = data.get(name, [])
+def texts(data: dict[str, Any], place: Place) -> None:
+    value = data.get(str(place[-1]), [])
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise Wrong(shown, f"`{shown}` is {value!r}: expected a list of texts")
+        raise Wrong(place, f"`{named(place)}` is {value!r}: expected a list of texts")

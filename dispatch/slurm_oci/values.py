@@ -182,6 +182,7 @@ class Container(Value):
     probed: "Mapping[str, Any]" = {}  # what the runtime's probe found out about them
     private: str = ""  # the task's private directory, for runtimes that ask for one
     prefix: str = ""  # the installation's directory
+    arguments: tuple[str, ...] = ()  # further words for the runtime's command line, from site.toml
 
     @property
     def workdir_wished(self) -> bool:

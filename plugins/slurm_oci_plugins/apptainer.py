@@ -18,7 +18,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
             executables=("apptainer",),
             plan=plan,
             carries=(
-                *("mounts", "workdir", "variables", "home=none", "entrypoint=yes"),
+                *("mounts", "workdir", "variables", "arguments", "home=none", "entrypoint=yes"),
                 *("writable=tmp", "writable=yes", "gpu=nvidia", "gpu=amd", "gpu=none", "share=node"),
             ),
             variables=("APPTAINER_", "APPTAINERENV_", "SINGULARITY_", "SINGULARITYENV_"),
@@ -48,6 +48,7 @@ def plan_for(container: Container, name: str, env_prefix: str) -> Plan:
         )
     options = ["-s", "run", "--no-eval"] if settings.entrypoint == "yes" else ["-s", "exec"]
     options += ["--sharens"] if settings.share == "node" and is_shared(container) else []
+    options += container.arguments
     env = {**image.env, **container.env, **container.own}
     own_home = env.get("HOME", container.job.home) == container.job.home
     if not own_home:

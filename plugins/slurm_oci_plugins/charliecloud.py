@@ -31,7 +31,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
             executables=("ch-run",),
             plan=plan,
             carries=(
-                *("mounts", "workdir", "variables", "home=none"),
+                *("mounts", "workdir", "variables", "arguments", "home=none"),
                 *("writable=tmp", "writable=yes", "gpu=none", "share=node"),
             ),
             private=("squashfs", "writable=tmp"),
@@ -75,7 +75,14 @@ def plan(container: Container) -> Plan:
             del env[name]
 
     def put(place: str, notes: tuple[str, ...]) -> Plan:
-        argv = (container.executables["ch-run"], *options, place, "--", *container.command)
+        argv = (
+            container.executables["ch-run"],
+            *container.arguments,
+            *options,
+            place,
+            "--",
+            *container.command,
+        )
         return Plan(argv, env, notes=notes)
 
     if settings.writable == "tmp" and way == "--write":

@@ -15,7 +15,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
             check=lambda container: oci.step_by_step(plan(container)),
             version=("--root=/tmp", "--version"),  # as a user without /run/user/UID it would say no more
             carries=(
-                *("mounts", "workdir", "variables", "home=none"),
+                *("mounts", "workdir", "variables", "arguments", "home=none"),
                 *("writable=tmp", "writable=yes", "gpu=none"),
             ),
             private=("oci-bundle",),

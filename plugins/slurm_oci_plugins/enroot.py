@@ -36,7 +36,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
             executables=("enroot",),
             plan=plan,
             carries=(
-                *("mounts", "workdir", "variables", "home=none"),
+                *("mounts", "workdir", "variables", "arguments", "home=none"),
                 *("writable=tmp", "writable=yes", "gpu=nvidia", "gpu=none"),
             ),
             private=("squashfs", "rootfs", "name"),
@@ -82,9 +82,9 @@ def plan(container: Container) -> Plan:
         "ENROOT_RUNTIME_PATH": os.path.join(private, "run"),
     }
     options = ("--conf", os.path.join(private, "conf"), "--rc", os.path.join(private, "rc"))
-    enroot = container.executables["enroot"]
+    start = (container.executables["enroot"], "start", *container.arguments, *options)
     return Plan(
-        argv=(enroot, "start", *options, "--", place, workdir, *shells, *container.command),
+        argv=(*start, "--", place, workdir, *shells, *container.command),
         env=env,
         folders=("run", "cache", "temp", "data"),
         files=(

@@ -24,7 +24,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
             plan=plan,
             check=lambda container: oci.step_by_step(as_run(container)),
             carries=(
-                *("mounts", "workdir", "variables", "home=none"),
+                *("mounts", "workdir", "variables", "arguments", "home=none"),
                 *("writable=tmp", "writable=yes", "gpu=nvidia", "gpu=none"),
             ),
             private=("oci-bundle",),

@@ -61,10 +61,11 @@ def plan_for(
     config = config_for(container, root, workdir, size, (*binds, *mounts), needs_root)
     executable = container.executables[name]
     state = ("--root", os.path.join(private, "state"))
+    extra = (*container.arguments, *preserved(container))
     bundle = ("--bundle", os.path.join(private, "bundle"))
     env = {"PATH": STANDARD_PATH, "HOME": container.job.home, "XDG_RUNTIME_DIR": private, **container.own}
     made = Plan(
-        argv=(executable, *options, *state, "run", *preserved(container), *bundle, NAME),
+        argv=(executable, *options, *state, "run", *extra, *bundle, NAME),
         env=env,
         folders=("bundle", "state", *(folder for one in laid for folder in one.folders())),
         links=tuple(link for one in laid for link in one.links()),

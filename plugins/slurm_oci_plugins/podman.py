@@ -35,7 +35,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
             executables=("podman",),
             plan=plan,
             carries=(
-                *("mounts", "workdir", "variables", "home=none", "entrypoint=yes"),
+                *("mounts", "workdir", "variables", "arguments", "home=none", "entrypoint=yes"),
                 *("writable=tmp", "writable=yes", "gpu=nvidia", "gpu=none"),
             ),
             private=kinds,
@@ -74,7 +74,7 @@ def plan(container: Container) -> Plan:
     podman = (container.executables["podman"], *store(container))
     links, words = image_words(container)
     return Plan(
-        argv=(*podman, "run", *options, *told, *words, *container.command),
+        argv=(*podman, "run", *container.arguments, *options, *told, *words, *container.command),
         env=env,
         folders=("root", "run", "tmp"),
         links=links,

@@ -14,7 +14,10 @@ def slurm_oci_runtimes() -> list[Runtime]:
             accepts=("name", "reference"),
             executables=("sarus",),
             plan=plan,
-            carries=("mounts", "workdir", "variables", "home=none", "entrypoint=yes", "gpu=none"),
+            carries=(
+                *("mounts", "workdir", "variables", "arguments"),
+                *("home=none", "entrypoint=yes", "gpu=none"),
+            ),
             variables=("SARUS_",),
         )
     ]
@@ -22,7 +25,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
 
 def plan(container: Container) -> Plan:
     require_utf8("sarus", container)  # it writes a config.json for runc
-    options = []
+    options = [*container.arguments]
     mounts = carried.mounts(container, fault_of_mount)
     for mount in mounts:
         fields = ["type=bind", f"source={mount.source}", f"destination={mount.target}"]

@@ -22,7 +22,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
             accepts=("name", "reference"),
             executables=("shifter",),
             plan=plan,
-            carries=("mounts", "workdir", "variables", "entrypoint=yes", "gpu=none"),
+            carries=("mounts", "workdir", "variables", "arguments", "entrypoint=yes", "gpu=none"),
             variables=("SHIFTER", "SLURM_SPANK_SHIFTER"),
         )
     ]
@@ -30,7 +30,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
 
 def plan(container: Container) -> Plan:
     settings, image = container.settings, container.image
-    options = [f"--image={gateway_name(image.name)}"]
+    options = [*container.arguments, f"--image={gateway_name(image.name)}"]
     wishes = tuple(mount for mount in container.mounts if mount.wish)
     for mount in carried.mounts(container.replace(mounts=wishes), fault_of_mount):
         options.append(f"--volume={mount.source}:{mount.target}" + ":ro" * mount.readonly)

@@ -13,7 +13,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
             executables=("singularity",),
             plan=plan,
             carries=(
-                *("mounts", "workdir", "variables", "home=none", "entrypoint=yes"),
+                *("mounts", "workdir", "variables", "arguments", "home=none", "entrypoint=yes"),
                 *("writable=tmp", "writable=yes", "gpu=nvidia", "gpu=amd", "gpu=none"),
             ),
             variables=("SINGULARITY_", "SINGULARITYENV_"),
@@ -57,7 +57,7 @@ def with_bind(made: Plan, container: Container) -> Plan:
     by_text = {apptainer.mount_text(m.source, m.target, m.readonly): m for m in container.mounts}
     words = list(made.argv)
     for at in range(len(words) - len(container.command)):
-        if words[at] == "--mount":
+        if words[at] == "--mount" and words[at + 1] in by_text:  # else it is the site's own
             mount = by_text[words[at + 1]]
             text = f"{mount.source}:{mount.target}" + ":ro" * mount.readonly
             words[at : at + 2] = ["--bind", text]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from slurm_oci import catalog, execute, job, node, state
 from slurm_oci.checks import Finding, Group, last_line, tiny, tried
+from slurm_oci.choose import allowed
 from slurm_oci.gc import this_node
 from slurm_oci.main import Decision, by_plugin, carry_out, decide
 from slurm_oci.plugins import Found, Gathered
@@ -17,11 +18,14 @@ GROUP = Group("runtimes")
 def checks(gathered: Gathered, images: Mapping[str, str]) -> Iterator[Finding]:
     """`images`: the tiny image's path by kind. One finding for each runtime that this node has."""
     by_name = {found.runtime.name: found for found in gathered.found}
-    absent = []
+    absent, refused = [], []
     good = 0
     for name in gathered.order():
         found = by_name[name]
         executables, missing = node.on_node(found, gathered)
+        if not allowed(name, gathered.site.plain()):
+            refused.append(name)
+            continue
         if missing:
             absent.append(name)
             continue
@@ -33,6 +37,8 @@ def checks(gathered: Gathered, images: Mapping[str, str]) -> Iterator[Finding]:
             yield finding
     if absent:
         yield GROUP.ok("absent", "not on this node: " + ", ".join(absent))
+    if refused:
+        yield GROUP.ok("refused", "not allowed by site.toml: " + ", ".join(refused))
     if not good:
         yield GROUP.failed("none", "no runtime works here", "mend or install one of those above")
 
