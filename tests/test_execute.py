@@ -1,5 +1,6 @@
 """Starting and supervising: `slurm_oci.execute`, each time in a process of its own."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -374,3 +375,18 @@ def test_a_closed_stderr_does_not_change_how_it_ends():
     """Nobody reads it: the exit status must still be right."""
     code = "import os, sys; from slurm_oci.execute import tell; os.close(2); tell('x'); os._exit(42)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 42
+
+
+@pytest.mark.parametrize("mode", ["become", "supervise"])
+def test_the_descriptors_that_a_plan_names_are_all_open(supervisor, mode):
+    """Slurm leaves gaps below PMI2's, and runc would end over the first; the open one stays what it is."""
+    with open(supervisor.place / "given", "w") as file:
+        given = fcntl.fcntl(file.fileno(), fcntl.F_DUPFD, file.fileno() + 4)
+        names = f"for n in $(seq 3 {given + 1}); do readlink /proc/$$/fd/$n; done; true"
+        cleanup = (shell("true"),) if mode == "supervise" else ()
+        plan = Plan(shell(names), ENV, descriptors=given - 2, cleanup=cleanup)
+        process = supervisor.start(plan, "" if mode == "become" else None, pass_fds=[given])
+        os.close(given)
+    out, error = process.communicate()
+    assert (process.returncode, error) == (0, "")
+    assert out.split() == [os.devnull] * (given - 3) + [file.name]

@@ -301,7 +301,7 @@ def test_podman_runs_a_directory_of_the_user_s_own(root, tmp_path, monkeypatch):
     mounts = (mount(tmp_path, "/a,b", True),)
     uid = os.geteuid()
     made = podman.plan(
-        box("podman", root, env=env, mounts=mounts, workdir="/data", job=job({"PMI_FD": "9"}),
+        box("podman", root, env=env, mounts=mounts, workdir="/data", descriptors=7,
             request=request(uid=uid), own={"REGISTRY_AUTH_FILE": "/auth"})
     )  # fmt: skip
     assert os.umask(umask) == 0o027
@@ -315,7 +315,7 @@ def test_podman_runs_a_directory_of_the_user_s_own(root, tmp_path, monkeypatch):
             *(*own, "run", "--rm", "--quiet", "--interactive", "--cgroups=disabled", "--network=host"),
             *("--uts=host", "--no-hosts", "--security-opt=label=disable", "--userns=keep-id"),
             *("--http-proxy=false", "--sdnotify=ignore", "--umask=0027", "--pull=never"),
-            *("--log-driver=passthrough", "--read-only", "--read-only-tmpfs=false", "--preserve-fd=9"),
+            *("--log-driver=passthrough", "--read-only", "--read-only-tmpfs=false", "--preserve-fds=7"),
             *("--mount", f'type=bind,src={tmp_path},"dst=/a,b",ro', "--workdir", "/data"),
             *("--env=HOME=/home/alice", "--env=A", "--env=STAR*=1", "--env=BASH_FUNC_x%%"),
             *("--rootfs", f"{root.path}:O", "echo", "hello"),
@@ -335,6 +335,7 @@ def test_podman_runs_a_directory_of_the_user_s_own(root, tmp_path, monkeypatch):
             (*own, "unshare", "rm", "-rf", "/private/root", "/private/run"),
             ("/bin/sh", "-c", 'kill -9 "$(cat "$1")"', "sh", "/private/libpod/tmp/pause.pid"),
         ),
+        descriptors=7,
         notes=(f"without catatonit on the node {what}",),
     )
 
@@ -396,17 +397,6 @@ def test_podman_refuses_what_it_cannot_run(root):
         podman.plan(box("podman", Image("/a", "oci-archive", "/a"), settings=wished(writable="yes")))
     with pytest.raises(ArgumentRefused):
         podman.plan(box("podman", Image("tools", "name"), env={"A": "\udcff"}))
-
-
-@pytest.mark.parametrize(
-    ("number", "knows", "options"),
-    [("", True, []), ("x", True, []), ("2", True, []), ("7", True, ["--preserve-fd=7"]),
-     ("7", False, ["--preserve-fds=5"])],
-)  # fmt: skip
-def test_podman_keeps_the_descriptor_of_pmi(number, knows, options):
-    """That one alone where the version can."""
-    one = container(job=job({"PMI_FD": number}), probed={"preserve-fd": knows})
-    assert podman.preserved(one) == options
 
 
 # nvidia-container-runtime

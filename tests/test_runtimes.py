@@ -15,7 +15,7 @@ from slurm_oci import File, Image, Mount, Plan, SettingRefused, Settings
 from slurm_oci.choose import ORDER
 from slurm_oci.image import KINDS
 from slurm_oci.main import refuse_what_is_not_carried
-from slurm_oci.problems import ArgumentRefused
+from slurm_oci.problems import ArgumentRefused, ImageRefused
 from slurm_oci.settings import CHOICES
 from slurm_oci_plugins import (
     apptainer,
@@ -23,7 +23,6 @@ from slurm_oci_plugins import (
     crun,
     enroot,
     nvidia,
-    oci,
     overlay,
     podman,
     runc,
@@ -477,16 +476,15 @@ def config_of(made: Plan) -> dict:
 )
 def test_an_oci_runtime_runs_a_copy_of_the_bundle(root, data, plan, options):
     """From the task's private directory, removed afterwards; the user's config.json is only read."""
+    name = options[0].rpartition("/")[2]
+    uid, gid = (5, 6) if name == "crun" else (0, 0)
     image = bundle(
         root, args=["sh"], env=["A=image", "B=2"], cwd="/x", rlimits=[1], capabilities={"bounding": []},
-        noNewPrivileges=True, user={"uid": 5, "gid": 6},
+        noNewPrivileges=True, user={"uid": uid, "gid": gid},
     )  # fmt: skip
     before = json.dumps(image.config)
-    name = options[0].rpartition("/")[2]
     umask = os.umask(0o027)
-    made = plan(
-        box(name, image, mounts=(mount(data, "/data", True),), workdir="/data", job=job({"PMI_FD": "7"}))
-    )
+    made = plan(box(name, image, mounts=(mount(data, "/data", True),), workdir="/data", descriptors=5))
     assert os.umask(umask) == 0o027
     state = ("--root", "/private/state")
     assert made.replace(files=()) == Plan(
@@ -494,6 +492,7 @@ def test_an_oci_runtime_runs_a_copy_of_the_bundle(root, data, plan, options):
         {"PATH": STANDARD_PATH, "HOME": "/home/alice", "XDG_RUNTIME_DIR": "/private"},
         folders=("bundle", "state"),
         cleanup=((*options, *state, "delete", "--force", "task"),),
+        descriptors=5,
     )
     host = [bind(path, path) for path in ("/dev", "/proc", "/sys")]
     assert config_of(made) == {
@@ -506,13 +505,13 @@ def test_an_oci_runtime_runs_a_copy_of_the_bundle(root, data, plan, options):
             "capabilities": {"bounding": []},
             "noNewPrivileges": True,
             "terminal": False,
-            "user": {"uid": 5, "gid": 6, "umask": 0o027},
+            "user": {"uid": uid, "gid": gid, "umask": 0o027},
         },
         "mounts": [bind(str(data), "/data", "ro"), *host],
         "linux": {
             "namespaces": [{"type": "user"}, {"type": "mount"}],
-            "uidMappings": [{"containerID": 5, "hostID": 1001, "size": 1}],
-            "gidMappings": [{"containerID": 6, "hostID": os.getegid(), "size": 1}],
+            "uidMappings": [{"containerID": uid, "hostID": 1001, "size": 1}],
+            "gidMappings": [{"containerID": gid, "hostID": os.getegid(), "size": 1}],
         },
     }
     assert json.dumps(image.config) == before
@@ -532,6 +531,15 @@ def test_the_steps_of_an_oci_runtime_for_the_doctor(root):
             (*crun_words, "kill", "task", "KILL"),
         ),
     )
+
+
+def test_runc_runs_a_bundle_as_root_alone(root):
+    """In the one way that it can be in a user namespace of one user; crun can be anybody."""
+    for user in ({"uid": 5, "gid": 0}, {"gid": 6}):
+        with pytest.raises(ImageRefused, match=r"process\.user of") as refusal:
+            runc.plan(box("runc", bundle(root, user=user)))
+        assert refusal.value.hints == ("crun can be any: SLURM_OCI_RUNTIME=crun",)
+        assert crun.plan(box("crun", bundle(root, user=user)))
 
 
 def bind(source: str, target: str, *options: str) -> dict:
@@ -582,12 +590,6 @@ def test_the_bundle_s_own_file_systems_stay_and_the_kernel_s_are_the_host_s(root
     proc = {"destination": "/proc", "type": "proc", "source": "proc"}
     image = image.replace(config={**image.config, "mounts": [proc, own]})
     assert config_of(crun.plan(box("crun", image)))["mounts"][0] == own
-
-
-@pytest.mark.parametrize("number", ["", "no", "2", "-1", "1 "])
-def test_a_pmi_descriptor_that_is_none_asks_for_nothing(number):
-    """PMI_FD as anybody can set it."""
-    assert oci.preserved(container(job=job({"PMI_FD": number}))) == ()
 
 
 @pytest.mark.parametrize("name", ["crun", "runc", "apptainer"])

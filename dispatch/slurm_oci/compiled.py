@@ -26,7 +26,7 @@ CORE = (
 )
 OTHERS = (
     *("bundle", "cache", "claims", "defined", "definition", "images", "importers", "importing", "line"),
-    *("log", "pattern", "policy", "positions"),
+    *("log", "mpi", "pattern", "policy", "positions"),
 )
 
 

@@ -27,7 +27,7 @@ TOP = ("/", "/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/var")
 def build(request: Request, job: Job, image: Image, settings: Settings) -> Container:
     """The container that the task asks for.
 
-    Raises RequestMalformed, ArgumentTooLong, SettingRefused, CommandMissing.
+    Raises RequestMalformed, ArgumentTooLong, SettingRefused, MpiRefused, CommandMissing.
     """
     command = request.command
     if image.kind == "oci-bundle":
@@ -49,6 +49,10 @@ def build(request: Request, job: Job, image: Image, settings: Settings) -> Conta
         mounts=mounts(request, job, image, settings, command),
         workdir=settings.workdir or job.cwd,
     )
+    if "PMI_FD" in job.env:
+        from slurm_oci import mpi  # only tasks that are offered it pay for it
+
+        container = container.replace(descriptors=mpi.descriptors(request, job.env))
     require_image_lets_go(image, settings)
     require_short(container)
     if image.root and request.step_kind != "batch":
@@ -115,14 +119,17 @@ def mounts(
     places = [("/tmp", "/tmp")]
     if settings.home == "bind":
         places.append((job.home, "home"))
-    if any(name.startswith("PMIX_") for name in job.env):
-        # The directory that the PMIx server told the task, at the path that it told.
-        places.append((request.spool.rstrip("/"), "the PMIx server's directory"))
     places.append((job.cwd, "the job's directory"))
     for place, why in places:
         wish = why == "home" and settings.wished("home")
         if is_free(place, found) and is_ours(place, image):
             found[place] = Mount(place, place, False, wish, why)
+    if "PMIX_NAMESPACE" in job.env:
+        from slurm_oci import mpi  # only tasks that are offered it pay for it
+
+        of_server = mpi.server_mount(request, job.env)
+        if of_server and is_free(of_server.target, found):
+            found[of_server.target] = of_server
     return tuple(sorted(found.values(), key=lambda mount: mount.target))
 
 

@@ -20,6 +20,7 @@ FROM_TERMINAL = 0x80  # SI_KERNEL: the whole foreground process group has got it
 def become(plan: Plan) -> "NoReturn":
     """Replaces this process by the plan's program. Raises RuntimeMissing, RuntimeFailed."""
     plain_signals()
+    fill(plan.descriptors)
     start(plan.argv, plan.env, plan.cwd)
 
 
@@ -28,6 +29,22 @@ def plain_signals() -> None:
     for number in (signals.SIGPIPE, signals.SIGXFSZ, signals.SIGCHLD, signals.SIGINT):
         signals.signal(number, signals.SIG_DFL)
     signals.pthread_sigmask(signals.SIG_SETMASK, ())
+
+
+def fill(count: int) -> None:
+    """Opens what is closed among the `count` descriptors from 3 on, or would be closed by the exec:
+    Slurm leaves gaps below the one that PMI2 speaks over, and runc keeps a row without any."""
+    for number in range(3, 3 + count):
+        try:
+            if os.get_inheritable(number):
+                continue
+        except OSError:
+            pass
+        null = os.open(os.devnull, os.O_RDWR)
+        if null != number:
+            os.dup2(null, number)
+            os.close(null)
+        os.set_inheritable(number, True)
 
 
 def start(argv: tuple[str, ...], env: "Mapping[str, str]", cwd: str) -> "NoReturn":
@@ -73,7 +90,7 @@ def supervise(plan: Plan, private: str, node: str) -> int:
         for folder, refusal in plan.required.items():
             if not os.path.isdir(folder):
                 raise problems.SettingRefused(refusal)
-        return run(plan.argv, plan.env, plan.cwd, [])
+        return run(plan.argv, plan.env, plan.cwd, [], descriptors=plan.descriptors)
     finally:
         for argv in plan.cleanup:
             run(argv, plan.env, plan.cwd, None)
@@ -104,6 +121,7 @@ def run(
     got_signals: "list[int] | None",
     output: "int | None" = None,
     tick: "Callable[[], None] | None" = None,
+    descriptors: int = 0,
 ) -> int:
     """Runs one command to its end; its exit status. Signals to this process go on to it, and their
     numbers into `got_signals`; with None the command is a cleanup, silent and not to be disturbed.
@@ -112,7 +130,7 @@ def run(
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
-        run_child(argv, env, cwd, got_signals is None, output)
+        run_child(argv, env, cwd, got_signals is None, output, descriptors)
     while True:
         got = signals.sigtimedwait(ALL, 1) if tick else signals.sigwaitinfo(ALL)
         if tick:
@@ -137,7 +155,12 @@ def pass_on(number: int, child: int) -> None:
 
 
 def run_child(
-    argv: tuple[str, ...], env: "Mapping[str, str]", cwd: str, quiet: bool, output: "int | None"
+    argv: tuple[str, ...],
+    env: "Mapping[str, str]",
+    cwd: str,
+    quiet: bool,
+    output: "int | None",
+    descriptors: int,
 ) -> "NoReturn":
     try:
         if quiet or output is not None:
@@ -146,6 +169,7 @@ def run_child(
             for descriptor, there in ((0, null), (1, out), (2, out)):
                 os.dup2(there, descriptor)
         plain_signals()
+        fill(descriptors)
         start(argv, env, cwd)
     except Problem as problem:
         report(problem)

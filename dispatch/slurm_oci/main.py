@@ -207,6 +207,10 @@ def by(
     plan = planned(runtime, box.replace(private=private))
     image = decision.image if way.entry else picture
     notes = (*decision.notes, *plan.notes)
+    if wanted.env == "none":
+        from slurm_oci import mpi
+
+        notes += mpi.notes(asked, told, wanted)
     return decision.replace(
         image=image, plan=plan, private=private, container=box, notes=notes, entry=way.entry
     )

@@ -49,6 +49,7 @@ KINDS = {
         "SettingRefused": "The chosen runtime cannot carry out what job or site asked for by name.",
         "ArgumentRefused": "The chosen runtime would change a word, a variable or a path on its way.",
         "ImageRefused": "The runtime that was asked for by name does not take this kind of image.",
+        "MpiRefused": "Slurm offers PMI2 or PMIx, and something is missing to bring it into the container.",
         "PluginFailed": "A runtime's plugin raised something while it planned.",
     },
     ("image", 125): {

@@ -183,6 +183,7 @@ class Container(Value):
     private: str = ""  # the task's private directory, for runtimes that ask for one
     prefix: str = ""  # the installation's directory
     arguments: tuple[str, ...] = ()  # further words for the runtime's command line, from site.toml
+    descriptors: int = 0  # so many from 3 on must reach the command: the last is PMI2's
 
     @property
     def workdir_wished(self) -> bool:
@@ -214,6 +215,7 @@ class Plan(Value):
     prepare: tuple[tuple[str, ...], ...] = ()  # commands before, each with env; one fails: 126
     required: "Mapping[str, str]" = {}  # directory that must be there then -> what is refused if not
     cleanup: tuple[tuple[str, ...], ...] = ()  # commands after, however the container ended
+    descriptors: int = 0  # of those from 3 on so many must be open, for runtimes that keep all or none
     notes: tuple[str, ...] = ()  # warnings for the user, a line each
 
     @property

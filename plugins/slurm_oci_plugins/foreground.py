@@ -20,27 +20,12 @@ def main(words: list[str]) -> int:
     # `create` leaves the container without its parent: it becomes a child of this process.
     ctypes.CDLL(None, use_errno=True).prctl(SUBREAPER, 1, 0, 0, 0)
     signals.pthread_sigmask(signals.SIG_BLOCK, ALL)
-    if "--preserve-fds" in create:
-        fill(int(create[create.index("--preserve-fds") + 1]))
     status = run(create)
     if status:
         return status
     with open(pid_file, "rb", 0) as file:
         container = int(file.read())
     return run(start) or wait(container)
-
-
-def fill(count: int) -> None:
-    """Opens what is closed among the `count` descriptors to keep: runc wants all of them open."""
-    for number in range(3, 3 + count):
-        try:
-            os.fstat(number)
-        except OSError:
-            null = os.open(os.devnull, os.O_RDONLY)
-            os.dup2(null, number)
-            if null != number:
-                os.close(null)
-            os.set_inheritable(number, True)
 
 
 def run(argv: list[str]) -> int:

@@ -58,10 +58,16 @@ def plan_for(
         laid.append(Laid("", cover("", "/dev", [console], {console.target}), "bundle/dev"))
         after = next(n for n, mount in enumerate(mounts) if mount.target == "/dev")
         mounts = (*mounts[:after], *laid[-1].binds(private), *mounts[after + 1 :])
-    config = config_for(container, root, workdir, size, (*binds, *mounts), needs_root)
+    ids = ids_of(container, name, needs_root)
+    if "PMIX_NAMESPACE" in container.job.env:
+        from slurm_oci import mpi  # only tasks that are offered it pay for it
+
+        notes += mpi.require_user(container, ids["uid"], ids["gid"])
+    config = config_for(container, ids, root, workdir, size, (*binds, *mounts))
     executable = container.executables[name]
+    kept = ("--preserve-fds", str(container.descriptors)) if container.descriptors else ()
     state = ("--root", os.path.join(private, "state"))
-    extra = (*container.arguments, *preserved(container))
+    extra = (*container.arguments, *kept)
     bundle = ("--bundle", os.path.join(private, "bundle"))
     env = {"PATH": STANDARD_PATH, "HOME": container.job.home, "XDG_RUNTIME_DIR": private, **container.own}
     made = Plan(
@@ -71,6 +77,7 @@ def plan_for(
         links=tuple(link for one in laid for link in one.links()),
         files=(*(file for one in laid for file in one.files()), File("bundle/config.json", config)),
         cleanup=((executable, *options, *state, "delete", "--force", NAME),),
+        descriptors=container.descriptors,
         notes=notes,
     )
     return overlay.over(container, made) if container.settings.writable == "tmp" else made
@@ -129,19 +136,28 @@ def target(mount: Mount) -> str:
     return mount.target
 
 
-def preserved(container: Container) -> tuple[str, ...]:
-    """PMI2 speaks over a descriptor that the task inherits."""
-    number = container.job.env.get("PMI_FD", "")
-    return ("--preserve-fds", str(int(number) - 2)) if number.isdecimal() and int(number) > 2 else ()
+def ids_of(container: Container, name: str, needs_root: bool) -> dict[str, int]:
+    """Who the command is, as it sees it: whom the bundle names, else the user himself where the runtime
+    can. Raises ImageRefused for one that wants root, since only one user can be there."""
+    user = container.image.config["process"].get("user", {})
+    himself = (0, 0) if needs_root else (container.request.uid, os.getegid())
+    ids = {"uid": user.get("uid", himself[0]), "gid": user.get("gid", himself[1])}
+    if needs_root and ids != {"uid": 0, "gid": 0}:
+        raise problems.ImageRefused(
+            f"`{name}` can only be root in a user namespace of one user, and process.user of"
+            f" `{container.image.name}` is {ids['uid']}:{ids['gid']}",
+            "crun can be any: SLURM_OCI_RUNTIME=crun",
+        )
+    return ids
 
 
 def config_for(
     container: Container,
+    ids: dict[str, int],
     root: str,
     workdir: str,
     size: "os.terminal_size | None",
     mounts: tuple[Mount, ...],
-    needs_root: bool,
 ) -> bytes:
     """The task's config.json."""
     import json  # here and not above: `list` and `show` need none of it
@@ -151,21 +167,15 @@ def config_for(
     for dropped in ("rlimits", "apparmorProfile", "selinuxLabel", "oomScoreAdj", "consoleSize"):
         process.pop(dropped, None)
     env = {"PATH": STANDARD_PATH, **container.image.env, **container.env}
-    user = process.get("user", {})
     umask = os.umask(0o077)  # which cannot be read without being set
     os.umask(umask)
-    himself = (0, 0) if needs_root else (container.request.uid, os.getegid())
-    ids = {
-        "uid": user.get("uid", himself[0]),
-        "gid": user.get("gid", himself[1]),
-        "umask": user.get("umask", umask),
-    }
+    umask = process.get("user", {}).get("umask", umask)
     process |= {
         "args": list(container.command),
         "env": [f"{name}={value}" for name, value in env.items()],
         "cwd": workdir,
         "terminal": size is not None,
-        "user": ids,
+        "user": {**ids, "umask": umask},
     }
     if size:
         process["consoleSize"] = {"height": size.lines, "width": size.columns}

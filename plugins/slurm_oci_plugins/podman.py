@@ -40,16 +40,8 @@ def slurm_oci_runtimes() -> list[Runtime]:
             ),
             private=kinds,
             variables=("CONTAINERS_", "PODMAN_", "REGISTRY_", "STORAGE_"),
-            probe=probe,
         )
     ]
-
-
-def probe(executable: str) -> dict[str, bool]:
-    """Which of the options that came later this version knows (`podman run --help`)."""
-    from slurm_oci.ask import answer  # tasks take the answer from the catalog
-
-    return {"preserve-fd": "--preserve-fd " in answer(executable, "run", "--help")}
 
 
 def plan(container: Container) -> Plan:
@@ -80,6 +72,7 @@ def plan(container: Container) -> Plan:
         links=links,
         files=(File("containers.conf", CONF),),
         cleanup=cleanup(podman, private),
+        descriptors=container.descriptors,
         notes=(*notes, *lost),
     )
 
@@ -104,17 +97,9 @@ def options_for(container: Container) -> list[str]:
         options += ["--device=nvidia.com/gpu=all"]
     if settings.entrypoint == "no" and not image.root:
         options += ["--entrypoint="]
-    return options + preserved(container)
-
-
-def preserved(container: Container) -> list[str]:
-    """PMI2 speaks over a descriptor that the task inherits."""
-    number = container.job.env.get("PMI_FD", "")
-    if not number.isdecimal() or int(number) < 3:
-        return []
-    if container.probed.get("preserve-fd", True):
-        return [f"--preserve-fd={number}"]
-    return [f"--preserve-fds={int(number) - 2}"]
+    if container.descriptors:
+        options += [f"--preserve-fds={container.descriptors}"]
+    return options
 
 
 def variables(container: Container) -> tuple[list[str], dict[str, str], tuple[str, ...]]:
@@ -124,6 +109,7 @@ def variables(container: Container) -> tuple[list[str], dict[str, str], tuple[st
     command.
     """
     private, options = container.private, []
+    container = container.replace(env={**equal_pids(container), **container.env})
     told, notes = carried.variables(
         container, lambda name, value: "podman takes the blank off the name" if name[0] in " \t" else ""
     )
@@ -144,6 +130,13 @@ def variables(container: Container) -> tuple[list[str], dict[str, str], tuple[st
             options.append(f"--env={name}")
             env[name] = value
     return options, env, notes
+
+
+def equal_pids(container: Container) -> dict[str, str]:
+    """What OpenMPI has to be told: it takes a segment of shared memory for its own where the process
+    number in it is its own, and here each rank has the same (opal/mca/shmem). So not by that way."""
+    is_rank = bool({"PMIX_NAMESPACE", "PMI_JOBID"} & set(container.env))
+    return {"OMPI_MCA_btl": "^sm"} if is_rank else {}
 
 
 def refuse_image(container: Container) -> None:

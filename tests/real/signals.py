@@ -122,8 +122,6 @@ exit 5
 def test_what_slurm_has_set_for_the_task_holds_inside(slurm, way):
     """umask, limits, and a descriptor that Slurm has opened for it: PMI2 speaks over one."""
     runtime, image = way
-    if runtime == "runc":
-        pytest.xfail("runc wants every descriptor from 3 to PMI_FD to be open")
     script = 'umask; ulimit -Sn; ulimit -Sc; test -S "/proc/self/fd/$PMI_FD" && echo "a socket"; exit 4'
     container = [f"--container={image}"] if image else []
     env = {"SLURM_OCI_RUNTIME": runtime} if runtime else {}
