@@ -267,11 +267,11 @@ def test_oci_conf_prints_the_installation_s(slurm):
 # install and uninstall
 
 
-def install(*words: object, user: int = ORDINARY) -> Ended:
+def install(*words: object, user: int = ORDINARY, umask: int = 0o022) -> Ended:
     """The checkout's own command, as a user who is not root: only his prefix may change."""
     ids = {} if OWN_UID else {"user": user, "group": user, "extra_groups": []}
     command = [sys.executable, "-m", "slurm_oci.cli", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd="/", **ids)
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", umask=umask, **ids)
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
@@ -293,6 +293,24 @@ def test_install_puts_down_all_that_a_node_needs(installed):
         assert path.is_symlink() or (mode & 0o044 == 0o044 and not mode & 0o022), path
     text = (installed / "slurm-oci-run-default").read_text()
     assert f'exec {installed}/run "$@"' in text
+
+
+def test_everybody_can_read_what_an_admin_with_a_strict_umask_installs(fresh):
+    """Whose tasks would not start otherwise."""
+    assert install("install", "--prefix", fresh / "prefix", umask=0o077).status == 0
+    closed = [path for path in (fresh / "prefix").rglob("*") if path.stat().st_mode & 0o044 != 0o044]
+    assert closed == []
+    assert (fresh / "prefix").stat().st_mode & 0o777 == 0o755
+
+
+def test_an_installation_installs_no_other(prefix):
+    """It has not all that is needed; nothing is changed, and the way to do it is said."""
+    before = tree(prefix)
+    command = [prefix / "bin/slurm-oci-plugins", "install", "--prefix", prefix]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "is an installation, and cannot make one" in done.stderr
+    assert tree(prefix) == before
 
 
 def test_installing_again_upgrades_and_leaves_the_admin_s_files(fresh):

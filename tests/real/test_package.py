@@ -178,6 +178,18 @@ def test_the_rpm_is_used_and_removed(bare, rpm):
     assert "installed in /opt/slurm-oci, run by /usr/bin/python3" in said
     shipped_conf(bare)
     assert bare.srun(*TASK)[:2] == DONE
+    # As on RHEL 9: /usr/bin/python3 is too old, and the one that will do lies beside it.
+    python = bare.root.path("/usr/bin") / "python3"
+    newer = python.readlink()
+    python.unlink()
+    bare.root.write("/usr/bin/python3", "#!/bin/sh\nexit 1\n", mode=0o755)
+    try:
+        said = as_root(bare, "/bin/sh", "-c", post, "sh", "2")
+        assert f"installed in /opt/slurm-oci, run by /usr/bin/{newer}, " in said
+        assert bare.srun(*TASK)[:2] == DONE
+    finally:
+        python.unlink()
+        python.symlink_to(newer)
     as_root(bare, "/bin/sh", "-c", preun, "sh", "0")
     ours = sorted((f"/{name}" for name in names if "slurm-oci" in name), reverse=True)
     as_root(bare, "rm", "-d", *ours)  # as rpm does: the files, then what is empty
