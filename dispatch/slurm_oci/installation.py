@@ -47,7 +47,7 @@ def install(prefix: str, python: str, data: str, templates: str) -> tuple[Gather
         raise InstallFailed(
             f"this copy, in `{os.path.dirname(os.path.dirname(slurm_oci.__file__))}`, is an installation, and"
             " cannot make one",
-            "call what has made it: the virtual environment's command, or the package's in /usr/lib/slurm-oci",
+            "call what has made it: the virtual environment's command or the package's in /usr/lib/slurm-oci",
         )
     os.umask(0o022)  # root's own may be stricter, and all users read what is written here
     try:
