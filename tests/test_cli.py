@@ -11,9 +11,9 @@ import attrs
 import pytest
 from conftest import ORDINARY, OWN_UID, ROOT, Ended, Slurm, tree
 
-from slurm_oci import ociconf
+from slurm_oci import installation, ociconf
 from slurm_oci.cli import COMMANDS
-from slurm_oci.site import Site
+from slurm_oci.site import Images, Site
 
 TOOL = '\n[runtimes.tool]\nrun = ["tool", "%b", "--", "%@"]\naccepts = ["rootfs"]\nsummary = "a tool"\n'
 
@@ -357,6 +357,30 @@ def test_uninstall_removes_what_install_has_put_there(fresh):
     ended = install("uninstall", "--prefix", fresh)
     assert (ended.status, ended.out) == (0, f"removed from {fresh}; left there: plugins.d, site.toml\n")
     assert sorted(path.name for path in fresh.rglob("*")) == ["plugins.d", "site.toml", "x.py"]
+
+
+def test_a_site_toml_that_is_wrong_is_refused_before_anything_changes(fresh):
+    """Else every task would fail from then on."""
+    install("install", "--prefix", fresh)
+    before = (fresh / "lib").readlink()
+    (fresh / "site.toml").write_text("pul = true\n")
+    ended = install("install", "--prefix", fresh)
+    assert (ended.status, ended.code) == (1, "site-invalid")
+    assert (fresh / "lib").readlink() == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes them")
+@pytest.mark.parametrize("prefix", [installation.DEFAULT, "/apps/slurm-oci"])
+def test_the_places_of_an_installation_are_those_that_its_site_toml_names(place, monkeypatch, prefix):
+    """Now and at each boot; each prefix has a file of its own for that."""
+    monkeypatch.setattr(installation, "TMPFILES", str(place))
+    images = Images(cache=f"{place}/images")
+    assert installation.bases(prefix, Site(state=f"{place}/state", images=images)) == []
+    assert [oct((place / name).stat().st_mode) for name in ("state", "images")] == ["0o41777"] * 2
+    file = {"/apps/slurm-oci": "slurm-oci-apps-slurm-oci.conf"}.get(prefix, "slurm-oci.conf")
+    assert installation.tmpfiles(prefix) == f"{place}/{file}"
+    lines = [f"d {place}/{name} 1777 root root -\n" for name in ("state", "images")]
+    assert (place / file).read_text() == "".join(lines)
 
 
 def test_uninstalling_what_is_not_there_is_refused(fresh):

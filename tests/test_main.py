@@ -260,12 +260,6 @@ def test_the_installation_is_where_run_really_lies(slurm, tool, image, place):
 # The user's own script
 
 
-@pytest.fixture
-def seen_by_job(slurm, tool):
-    """The job's PATH has the runtime too: after the hook it is the only one that is known."""
-    slurm.job["PATH"] = f"{slurm.place}/bin:/usr/bin:/bin"
-
-
 def test_the_hook_takes_over(slurm, tool, image):
     """With the eight fields and the command, the job's variables, and $0 as its author expects."""
     path = slurm.hook('#!/bin/sh\nprintf "<%s>" "$0" "$@" "$A"; exit 42\n')
@@ -288,8 +282,9 @@ def test_a_hook_without_an_interpreter_is_bash_s(slurm, tool, image):
     assert slurm.run(image, "echo", "x").out == "bash echo x\n"
 
 
-def test_the_hook_hands_back_with_the_environment_it_leaves(slurm, tool, image, seen_by_job):
-    """What it sets, changes and unsets counts, what its shell cannot hold is kept; it does not loop."""
+def test_the_hook_hands_back_with_the_environment_it_leaves(slurm, tool, image):
+    """What it sets, changes and unsets counts, what its shell cannot hold is kept; it does not loop. The
+    runtime is on slurmd's PATH alone, which is still known."""
     slurm.job |= {"A": "job", "GONE": "1", "BASH_FUNC_x%%": "() { :\n}"}
     slurm.hook(
         "#!/bin/sh\necho called >>calls\nunset GONE; export A=hook NEW='a b'\n"
@@ -306,21 +301,21 @@ def test_the_hook_hands_back_with_the_environment_it_leaves(slurm, tool, image, 
     assert call.env == {**changed, **own}
 
 
-def test_a_copy_of_the_default_script_works_as_a_hook(slurm, tool, image, seen_by_job):
+def test_a_copy_of_the_default_script_works_as_a_hook(slurm, tool, image):
     """The guide tells users to model their script after it."""
     slurm.hook((slurm.prefix / "slurm-oci-run-default").read_text())
     assert slurm.run(image, "/bin/true").status == 7
     assert len(tool.calls) == 1
 
 
-def test_a_hook_that_calls_run_itself_does_not_loop(slurm, tool, image, seen_by_job):
+def test_a_hook_that_calls_run_itself_does_not_loop(slurm, tool, image):
     """The mark of this very task is enough."""
     slurm.hook(f'#!/bin/sh\necho called >>calls\nexec {slurm.prefix}/run "$@"\n')
     assert slurm.run(image, "/bin/true").status == 7
     assert (slurm.home / "calls").read_text() == "called\n"
 
 
-def test_the_hook_can_name_a_runtime(slurm, tool, image, stand_in, seen_by_job):
+def test_the_hook_can_name_a_runtime(slurm, tool, image, stand_in):
     """What it exports is the job's wish."""
     site(slurm, "", TOOL.replace("tool", "second"))
     second = stand_in("second", "exit 8")

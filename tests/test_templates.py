@@ -387,6 +387,7 @@ def test_enroot_is_called(slurm, hook, stand_in, place, batch):
         return ["--mount", f"{path}:{path}:none:x-create=dir,rbind"]
 
     variables = ["--env", "OMP_NUM_THREADS", "--env", "SLURM_JOB_ID", "--env", "SLURM_OCI_HOOK"]
+    variables += ["--env", "SLURM_OCI_SLURMDS_PATH"]
     inner = ["/bin/sh", "-c", 'cd -- "$0" && exec "$@"', str(slurm.home)]
     script = mount("/spool/job") if batch else []
     assert program.words == [
@@ -454,6 +455,7 @@ def test_an_oci_runtime_is_called_with_a_bundle_of_the_task_s_own(slurm, hook, s
     assert not private.exists()
     config = json.loads((slurm.home / "kept").read_text())
     env = dict(text.split("=", 1) for text in config["process"].pop("env"))
+    assert env.pop("SLURM_OCI_SLURMDS_PATH").startswith(f"{slurm.place}/bin:")
     assert env == {**slurm.variables(), "PATH": "/image/bin", "SLURM_OCI_HOOK": "42.0.0"} | {
         extra: env[extra]
         for extra in env

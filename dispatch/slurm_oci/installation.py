@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from importlib import metadata
 
 import slurm_oci
-from slurm_oci import cache, compiled, hookspecs, ociconf, state
+from slurm_oci import cache, compiled, hookspecs, ociconf, site
 from slurm_oci.plugins import Gathered
 from slurm_oci.problems import Problem
 
@@ -27,7 +27,7 @@ PROGRAMS = {
     "slurm-oci-plugins": "bin/slurm-oci-plugins",
 }
 DEFAULT = "/opt/slurm-oci"
-TMPFILES = "/etc/tmpfiles.d/slurm-oci.conf"
+TMPFILES = "/etc/tmpfiles.d"
 
 
 class InstallFailed(Problem):
@@ -54,6 +54,7 @@ def install(prefix: str, python: str, data: str, templates: str) -> tuple[Gather
         config = ociconf.multi(prefix)
     except ValueError as error:
         raise InstallFailed(str(error)) from None
+    settings = site.read(os.path.join(prefix, site.NAME))  # what tasks would refuse is refused before
     notes = []
     try:
         os.makedirs(os.path.join(prefix, "bin"), exist_ok=True)
@@ -76,7 +77,7 @@ def install(prefix: str, python: str, data: str, templates: str) -> tuple[Gather
         notes += put_config(os.path.join(prefix, "oci.conf"), config)
         if old:
             remove_older_than(prefix, old)
-        notes += bases()
+        notes += bases(prefix, settings)
     except OSError as error:
         raise InstallFailed(
             f"cannot write `{error.filename or prefix}`: {error.strerror}",
@@ -221,15 +222,21 @@ def put_config(path: str, text: str) -> list[str]:
     return []
 
 
-def bases() -> list[str]:
+def tmpfiles(prefix: str) -> str:
+    """The file by which tmpfiles.d(5) makes the installation's places at each boot."""
+    name = "slurm-oci" if prefix == DEFAULT else "slurm-oci" + prefix.rstrip("/").replace("/", "-")
+    return f"{TMPFILES}/{name}.conf"
+
+
+def bases(prefix: str, settings: site.Site) -> list[str]:
     """The places for users' state roots and unpacked images on this node, as root; a note where that
     cannot be done."""
-    places = (state.BASE, cache.BASE)
+    places = (settings.state, settings.images.cache or cache.BASE)
     if os.geteuid() != 0:
         how = "or the lines in docs/install.md for tmpfiles.d"
         return [f"as root, on each node: mkdir -m 1777 {' '.join(places)} ({how})"]
-    if os.path.isdir(os.path.dirname(TMPFILES)):
-        put(TMPFILES, "".join(f"d {place} 1777 root root -\n" for place in places), 0o644)
+    if os.path.isdir(TMPFILES):
+        put(tmpfiles(prefix), "".join(f"d {place} 1777 root root -\n" for place in places), 0o644)
     for place in places:
         os.makedirs(place, exist_ok=True)
         os.chmod(place, 0o1777)
@@ -278,8 +285,8 @@ def uninstall(prefix: str) -> list[str]:
             path = os.path.join(prefix, folder)
             if os.path.isdir(path) and not os.listdir(path):
                 os.rmdir(path)
-        if prefix == DEFAULT and os.geteuid() == 0:
-            remove(TMPFILES)
+        if os.geteuid() == 0:
+            remove(tmpfiles(prefix))
     except OSError as error:
         raise InstallFailed(f"cannot remove `{error.filename}`: {error.strerror}") from None
     return sorted(os.listdir(prefix)) if os.path.isdir(prefix) else []

@@ -16,13 +16,20 @@ if TYPE_CHECKING:
     from slurm_oci.values import Step
 
 STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-OWN = ("SLURM_OCI_LINE", "SLURM_OCI_HOOK")  # ours alone: gone before anything is started
+SLURMDS_PATH = "SLURM_OCI_SLURMDS_PATH"  # what a user's hook keeps for us: its own PATH is the job's
+OWN = ("SLURM_OCI_LINE", "SLURM_OCI_HOOK", SLURMDS_PATH)  # ours alone: gone before anything is started
 WITHOUT_HOOK = "skip"  # SLURM_OCI_HOOK, as slurm-oci-run-default sets it outside a hook
 
 
 def mark(request: Request) -> str:
     """What SLURM_OCI_HOOK holds while the user's hook of this very task runs."""
     return f"{request.job}.{request.step}.{request.task}"
+
+
+def slurmds_path(request: Request, environ: "Mapping[str, str]") -> str:
+    """PATH as slurmd has it, also where the user's hook hands back."""
+    is_handed_back = environ.get("SLURM_OCI_HOOK") == mark(request)
+    return environ.get(SLURMDS_PATH if is_handed_back else "PATH", "")
 
 
 def read(request: Request, environ: "Mapping[str, str]", trace: "list[Step]") -> Job:

@@ -117,7 +117,8 @@ def decide(
     found = look_for_hook(asked, told, environ, site, of_job, trace, notes)
     if found:
         combined = settings.combine([("job", of_job)], told.cwd)
-        plan = Plan(found.argv(asked), {**told.env, "SLURM_OCI_HOOK": job.mark(asked)})
+        ours = {"SLURM_OCI_HOOK": job.mark(asked), job.SLURMDS_PATH: environ.get("PATH", "")}
+        plan = Plan(found.argv(asked), {**told.env, **ours})
         return Decision(asked, told, Image(asked.bundle, ""), combined, "", plan, notes=tuple(notes))
 
     picture = image.classify(asked.bundle, told.cwd)
@@ -141,7 +142,7 @@ def decide(
     else:
         wanted = settings.combine([("site.toml", site["defaults"]), *layers], told.cwd)
     refused: Problem | None = None
-    for way in ways(asked, told, picture, wanted, catalog, trace, environ.get("PATH", "")):
+    for way in ways(asked, told, picture, wanted, catalog, trace, job.slurmds_path(asked, environ)):
         if not may_pull and not way.entry:
             raise pull_refused(picture)
         decision = Decision(asked, told, picture, wanted, way.runtime, Plan((), {}), notes=tuple(notes))
