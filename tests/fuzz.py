@@ -100,7 +100,10 @@ def report(rounds: list[Round], first: int, must_be_enough: bool) -> int:
         f"{total:9,}  examples of {len(examples)} laws in {len(rounds)} rounds, first seed {first};"
         f" {total / seconds:.0f} for each second of a processor"
     )
-    return 1 if must_be_enough and total < ENOUGH else 0
+    if must_be_enough and total < ENOUGH:
+        print(f"fewer than {ENOUGH:,}: the processors had {seconds:.0f} seconds for it")
+        return 1
+    return 0
 
 
 def one_round(seed: int, minutes: float, counts: Path) -> int:

@@ -6,7 +6,7 @@ import pytest
 from conftest import job, make_stand_in, request
 
 from slurm_oci.choose import STANDARD_PATH, find_executable, folders, ways
-from slurm_oci.problems import ImageRefused, RuntimeMissing, RuntimeNone, RuntimeUnknown
+from slurm_oci.problems import ImageRefused, PullRefused, RuntimeMissing, RuntimeNone, RuntimeUnknown
 from slurm_oci.values import Image, Settings
 
 ROOTFS = Image("/image", "rootfs", "/image", "/image")
@@ -19,18 +19,24 @@ class Node:
     def __init__(self, folder):
         self.folder = folder
         self.runtimes = {}
-        self.site = {"rules": [], "executables": {}, "allow_runtimes": [], "refuse_runtimes": []}
+        self.site = {
+            "rules": [],
+            "executables": {},
+            "allow_runtimes": [],
+            "refuse_runtimes": [],
+            "pull": False,
+        }
         self.trace = []
 
-    def runtime(self, name, *accepts, needs=(), there=True):
-        self.runtimes[name] = {"accepts": list(accepts), "executables": list(needs)}
+    def runtime(self, name, *accepts, needs=(), there=True, fetches=True):
+        self.runtimes[name] = {"accepts": list(accepts), "executables": list(needs), "fetches": fetches}
         for program in needs if there else ():
             make_stand_in(self.folder / program)
 
     def rule(self, runtime, **when):
         self.site["rules"].append({"runtime": runtime, "when": when})
 
-    def choose(self, image=ROOTFS, env=None, step=0, **wished):
+    def choose(self, image=ROOTFS, env=None, step=0, cwd="/", **wished):
         origins = {name: f"SLURM_OCI_{name.upper()}" for name in wished}
         candidates = [
             (name, entry["executables"], None)
@@ -44,7 +50,7 @@ class Node:
             "site": self.site,
         }
         wanted = Settings(**wished, origins=origins)
-        told = job({"PATH": "/nowhere", **(env or {})})
+        told = job({"PATH": "/nowhere", **(env or {})}, cwd=cwd)
         self.trace.clear()
         way = next(ways(request(step=step), told, image, wanted, catalog, self.trace, str(self.folder)))
         return way.runtime, way.executables
@@ -79,8 +85,9 @@ def test_where_none_fits_each_is_listed_with_its_reason(node):
         127,
         [
             "slurm-oci: error: no container runtime on this node takes `/image.sif`, of kind sif [runtime-none]",
-            "  dirs: does not take images of kind sif",
+            "  unpacked, as a directory or a bundle, it runs anywhere; or ask the site for a runtime that takes it",
             "  sifs: `sifs` is not on this node",
+            "  dirs: no images of kind sif",
         ],
     )
 
@@ -119,7 +126,7 @@ def test_a_runtime_asked_for_that_does_not_take_the_image_is_refused(node):
         [
             "slurm-oci: error: `dirs` (from SLURM_OCI_RUNTIME) does not take `/image.sif`, which is of kind"
             " sif: it takes rootfs, oci-bundle [image-refused]",
-            "  runtimes that take it: sifs",
+            "  runtimes that take it: sifs; where none is asked for, the site's order decides",
         ],
     )
 
@@ -210,3 +217,35 @@ def test_the_working_directory_never_decides_which_program_is_started(tmp_path, 
     monkeypatch.chdir(tmp_path)
     assert find_executable("tool", {}, ("", ".", ":", "bin:./")) == ""
     assert folders(("/a:b:/c", "", "/c:/d:" + os.curdir)) == ["/a", "/c", "/d"]
+
+
+REFERENCE = Image("docker://alpine:3", "reference")
+
+
+def test_without_leave_to_pull_only_a_runtime_that_has_the_image_is_taken(node):
+    """Whether by the site's order or by name; the others would fetch it."""
+    node.runtime("fetching", "reference")
+    node.runtime("having", "reference", fetches=False)
+    assert node.choose(REFERENCE)[0] == "having"
+    assert (
+        "runtime",
+        "not fetching",
+        "would fetch it from a registry, which this site does not allow",
+    ) in node.trace
+    assert node.choose(REFERENCE, runtime="having")[0] == "having"
+    with pytest.raises(PullRefused) as caught:
+        node.choose(REFERENCE, runtime="fetching")
+    assert "`apptainer pull alpine.sif docker://alpine:3`" in caught.value.hints[0]
+
+
+def test_a_word_that_no_store_is_for_is_told_how_a_registry_and_a_file_are_written(node, tmp_path):
+    """`ubuntu:24.04` is what people try first; and a misspelt file looks like a word too."""
+    node.runtime("dirs", "rootfs")
+    (tmp_path / "tools.sqsh").write_text("")
+    with pytest.raises(RuntimeNone) as caught:
+        node.choose(Image("tool.sqs", "name"), cwd=str(tmp_path))
+    assert caught.value.lines()[1:] == [
+        "  an image in a registry is written `docker://tool.sqs`, a file or a directory by its path: `./tool.sqs`",
+        f"  did you mean `{tmp_path}/tools.sqsh`?",
+        "  dirs: no images of kind name",
+    ]

@@ -264,7 +264,7 @@ def test_explain_shows_where_each_setting_is_from(slurm, place):
     (place / "base.toml").write_text('home = "none"\nworkdir = "/"\nruntime = "unshare"\n')
     path = place / "env.toml"
     path.write_text(f'base_environment = "{place}/base.toml"\nimage = "{place}/image"\nworkdir = "/bin"\n')
-    slurm.environ["SLURM_OCI_WRITABLE"] = "tmp"
+    slurm.environ["SLURM_OCI_GPU"] = "none"
     shown = slurm.call("explain", path, program="bin/slurm-oci-plugins").out.splitlines()
     steps = [" ".join(line.split()) for line in shown if line.lstrip().startswith("definition:")]
     assert steps == [
@@ -276,7 +276,7 @@ def test_explain_shows_where_each_setting_is_from(slurm, place):
         f"  runtime=unshare  (`runtime` in {place}/base.toml:3)",
         f"  workdir=/bin  (`workdir` in {path}:3)",
         f"  home=none  (`home` in {place}/base.toml:1)",
-        "  writable=tmp  (SLURM_OCI_WRITABLE)",
+        "  gpu=none  (SLURM_OCI_GPU)",
     ]
 
 

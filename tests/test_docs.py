@@ -1,5 +1,6 @@
 """What README and docs say is what the program does."""
 
+import ast
 import json
 import os
 import re
@@ -288,3 +289,19 @@ def other_runtimes_for_directories() -> list[str]:
     )
     usable = [entry for entry in json.loads(done.stdout) if entry["usable"] and "rootfs" in entry["accepts"]]
     return [entry["name"] for entry in usable if entry["name"] != "unshare"]
+
+
+def test_every_error_says_what_to_do():
+    """A line below it, at each place in the code that makes one; what plugins raise gets a general one."""
+    sys.path.insert(0, str(PROJECT / "docs"))
+    import generate
+
+    known = {problem.__name__ for problem in generate.problems()}
+    without = []
+    for path in [*PROJECT.glob("dispatch/**/*.py"), *PROJECT.glob("plugins/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and len(node.args) == 1:
+                name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+                if name in known and not isinstance(node.args[0], ast.Name | ast.Call):
+                    without.append(f"{path.name}:{node.lineno}")
+    assert without == []

@@ -63,7 +63,10 @@ def ask(words: tuple[str, ...], prefix: str, user: str) -> Nodes:
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
     except OSError as error:
-        raise NobodyAnswered(f"cannot start `{words[0]}`: {error.strerror}") from None
+        raise NobodyAnswered(
+            f"cannot start `{words[0]}`: {error.strerror}",
+            "it must be a program that this node has, as in `--across srun -N 4`",
+        ) from None
     found = compare(done.stdout.decode(errors="replace"))
     if not found.reports and not found.incomplete:
         raise NobodyAnswered(

@@ -25,7 +25,8 @@ def opened(image: Image) -> Image:
     folder = os.path.realpath(os.path.join(image.path, root["path"]))
     if not os.path.isdir(folder):
         raise problems.ImageBroken(
-            f"`{path}` names the root `{root['path']}`: there is no directory `{folder}`"
+            f"`{path}` names the root `{root['path']}`: there is no directory `{folder}`",
+            "`umoci unpack` or Slurm's guide make rootfs/ beside config.json: has it been moved or removed?",
         )
     return image.replace(root=folder, config=config)
 
@@ -65,19 +66,32 @@ def read_config(path: str) -> "dict[str, Any]":
         with open(path, "rb", 0) as file:
             config = json.loads(os.fsdecode(file.read()))
     except OSError as error:
-        raise problems.ImageBroken(f"cannot read `{path}`: {error.strerror}") from None
+        raise problems.ImageBroken(
+            f"cannot read `{path}`: {error.strerror}",
+            "its owner must let you read it: `chmod a+r config.json`",
+        ) from None
     except ValueError as error:
-        raise problems.ImageBroken(f"`{path}` is not valid JSON: {error}") from None
+        raise problems.ImageBroken(
+            f"`{path}` is not valid JSON: {error}", "`python3 -m json.tool config.json` shows the place"
+        ) from None
     if not isinstance(config, dict):
-        raise problems.ImageBroken(f"`{path}` is not a JSON object")
+        raise problems.ImageBroken(
+            f"`{path}` is not a JSON object", "`runc spec` writes a config.json to compare with"
+        )
     process = config.setdefault("process", {})
     lists = [process.get("args", []), process.get("env", [])] if isinstance(process, dict) else [0]
     for texts in lists:
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise problems.ImageBroken(f"`{path}`: process.args and process.env must be lists of texts")
+            raise problems.ImageBroken(
+                f"`{path}`: process.args and process.env must be lists of texts",
+                "`runc spec` writes a config.json to compare with",
+            )
     mounts = config.get("mounts", [])
     if not isinstance(mounts, list) or not all(
         isinstance(mount, dict) and isinstance(mount.get("destination"), str) for mount in mounts
     ):
-        raise problems.ImageBroken(f"`{path}`: mounts must be a list of objects, each with a destination")
+        raise problems.ImageBroken(
+            f"`{path}`: mounts must be a list of objects, each with a destination",
+            "`runc spec` writes a config.json to compare with",
+        )
     return config

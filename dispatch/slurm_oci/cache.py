@@ -94,9 +94,15 @@ def require_safe(cache: Cache) -> None:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise CacheUnsafe(f"cannot look at `{path}`: {error.strerror}") from None
+            raise CacheUnsafe(
+                f"cannot look at `{path}`: {error.strerror}",
+                "try `ls -ld` of it on this node, and of the directories above it",
+            ) from None
         if not stat.S_ISDIR(found.st_mode):
-            raise CacheUnsafe(f"`{path}` is no directory, and no place for unpacked images")
+            raise CacheUnsafe(
+                f"`{path}` is no directory, and no place for unpacked images",
+                "remove it, or name another place in [images] of site.toml (docs/images.md)",
+            )
         if found.st_uid not in cache.owners:
             raise CacheUnsafe(
                 f"`{path}` holds unpacked images and belongs to uid {found.st_uid}, who is neither"
@@ -131,7 +137,10 @@ def store(path: str, owner: str) -> Cache:
         try:
             owners.append(pwd.getpwnam(owner).pw_uid)
         except KeyError:
-            raise CacheUnsafe(f"[images] of site.toml names the owner `{owner}`: no such user here") from None
+            raise CacheUnsafe(
+                f"[images] of site.toml names the owner `{owner}`: no such user here",
+                "name an account that every node knows: `getent passwd` on this node tells",
+            ) from None
     return Cache(path, tuple(owners), True)
 
 

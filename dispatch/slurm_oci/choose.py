@@ -46,8 +46,8 @@ def ways(
 ) -> "Iterator[Way]":
     """The ways to run `image`, best first; one alone where job or site has named the runtime.
 
-    `path`: slurmd's PATH. Raises RuntimeUnknown, RuntimeMissing, ImageRefused, CacheUnsafe, and
-    RuntimeNone where there is none at all.
+    `path`: slurmd's PATH. Raises RuntimeUnknown, RuntimeMissing, ImageRefused, CacheUnsafe,
+    PullRefused, and RuntimeNone where there is none at all.
     """
     site = catalog["site"]
     node = Node((path, job.env.get("PATH", ""), STANDARD_PATH), catalog)
@@ -84,13 +84,30 @@ def ways(
                 passed_over[runtime] = first
                 trace.append(("runtime", f"not {runtime}", first))
                 continue
+        if not way.entry and would_pull(runtime, image, catalog):
+            if name:
+                break
+            passed_over[runtime] = "would fetch it from a registry, which this site does not allow"
+            trace.append(("runtime", f"not {runtime}", passed_over[runtime]))
+            continue
         if not name:
             why = f"the first in the site's order that takes {image.kind}"
         trace.append(("runtime", runtime, f"{why}; {first}" if first else why))
         passed_over[runtime] = ""
         yield way
     if "" not in passed_over.values():
-        raise none(image, catalog, passed_over)
+        from slurm_oci import advice
+
+        if image.kind == "reference" and not site["pull"]:
+            raise advice.pull_refused(image)
+        raise advice.none_takes(image, job, catalog, passed_over)
+
+
+def would_pull(name: str, image: Image, catalog: "Mapping[str, Any]") -> bool:
+    """Whether the runtime, or we for it, would fetch the image, though the site does not allow that."""
+    if image.kind != "reference" or catalog["site"]["pull"]:
+        return False
+    return bool(catalog["runtimes"][name].get("fetches", True))
 
 
 def unpacked(way: Way, image: Image, through: "list[Any]", caches: "Caches", node: "Node") -> tuple[Way, str]:
@@ -114,22 +131,6 @@ def unpacked(way: Way, image: Image, through: "list[Any]", caches: "Caches", nod
             return way, f"unpacked by {name} first, as {kind}"
         lacking.append(f"`{missing}`")
     return way, f"needs {' or '.join(dict.fromkeys(lacking))}" if lacking else "cannot fetch it"
-
-
-def none(image: Image, catalog: "Mapping[str, Any]", passed_over: "Mapping[str, str]") -> "problems.Problem":
-    return problems.RuntimeNone(
-        f"no container runtime on this node takes `{image.name}`, of kind {image.kind}",
-        *(
-            f"{name}: {passed_over.get(name) or why_not(name, image, catalog['site'])}"
-            for name in catalog["order"]
-        ),
-    )
-
-
-def why_not(name: str, image: Image, site: "Mapping[str, Any]") -> str:
-    if not allowed(name, site):
-        return "not allowed by site.toml"
-    return f"does not take images of kind {image.kind}"
 
 
 def allowed(name: str, site: "Mapping[str, Any]") -> bool:
@@ -181,7 +182,8 @@ def named(name: str, asked_by: str, image: Image, catalog: "Mapping[str, Any]") 
     raise problems.ImageRefused(
         f"`{name}` (from {asked_by}) does not take `{image.name}`, which is of kind {image.kind}:"
         f" it takes {', '.join(runtimes[name]['accepts'])}",
-        f"runtimes that take it: {', '.join(other for other, *_ in candidates) or 'none'}",
+        f"runtimes that take it: {', '.join(other for other, *_ in candidates) or 'none'};"
+        " where none is asked for, the site's order decides",
     )
 
 

@@ -25,8 +25,8 @@ CORE = (
     *("execute", "hook", "image", "request", "settings", "choose", "main"),
 )
 OTHERS = (
-    *("bundle", "cache", "claims", "defined", "definition", "images", "importers", "importing", "line"),
-    *("log", "mpi", "pattern", "policy", "positions"),
+    *("advice", "bundle", "cache", "claims", "defined", "definition", "images", "importers", "importing"),
+    *("line", "log", "mpi", "pattern", "policy", "positions"),
 )
 
 

@@ -117,7 +117,10 @@ def family(path: str, job: Job, named_in: str, above: tuple[str, ...]) -> "Itera
             f"{named_in}: `base_environment` leads back to `{path}`", "inherited from: " + " -> ".join(chain)
         )
     if len(above) > LEVELS:
-        raise problems.SettingInvalid(f"{named_in}: more than {LEVELS} levels of `base_environment`")
+        raise problems.SettingInvalid(
+            f"{named_in}: more than {LEVELS} levels of `base_environment`",
+            "let it name fewer files below one another, or write their keys into one",
+        )
     file = opened(path, named_in)
     reader = Reader(file, job)
     reader.check_keys()
@@ -139,11 +142,15 @@ def opened(path: str, named_in: str) -> File:
         with open(path, "rb") as file:
             text = os.fsdecode(file.read())
     except OSError as error:
-        raise problems.SettingInvalid(f"{said} `{path}`: {error.strerror}") from None
+        raise problems.SettingInvalid(
+            f"{said} `{path}`: {error.strerror}", f"try `ls -l {path}` on this node"
+        ) from None
     try:
         return File(path, tomllib.loads(text), Positions(text))
     except RecursionError:
-        raise problems.SettingInvalid(f"`{path}` is nested too deeply to be read") from None
+        raise problems.SettingInvalid(
+            f"`{path}` is nested too deeply to be read", "a definition has tables of one level, as `[env]`"
+        ) from None
     except ValueError as error:  # also for a number of thousands of digits
         found = re.search(r" \(at line (\d+), (column \d+)\)", str(error))
         line = found[1] if found else text.count("\n") + 1
@@ -238,7 +245,10 @@ class Reader:
                     f"{self.file.at(*place)}: the mount `{text}` has the flag `{flag}`: not supported", why
                 )
         if len(set(flags)) > 1:
-            raise problems.SettingInvalid(f"{self.file.at(*place)}: the mount `{text}` is both `ro` and `rw`")
+            raise problems.SettingInvalid(
+                f"{self.file.at(*place)}: the mount `{text}` is both `ro` and `rw`",
+                "keep the one that is meant",
+            )
         return ":".join([*parts[:2], flags[0]])
 
     def variables(self) -> dict[str, str]:
@@ -249,7 +259,8 @@ class Reader:
         for name in table:
             if not name or "=" in name or "\0" in name:
                 raise problems.SettingInvalid(
-                    f"{self.file.at('env', name)}: no variable can be called `{name}`"
+                    f"{self.file.at('env', name)}: no variable can be called `{name}`",
+                    "a name is not empty and holds no `=`",
                 )
         return {name: self.text("env", name) for name in table}
 
@@ -272,7 +283,8 @@ class Reader:
         text = VARIABLE.sub(lambda found: self.variable(found, self.file.at(*place)), text)
         if "\0" in text:
             raise problems.SettingInvalid(
-                f"{self.file.at(*place)}: a NUL cannot stand in a path or a variable"
+                f"{self.file.at(*place)}: a NUL cannot stand in a path or a variable",
+                "leave out the `\\u0000`",
             )
         return text
 

@@ -89,7 +89,10 @@ def as_user(prefix: str, name: str) -> list[Finding]:
 
     status, said = tried(told, MINUTES * 60)
     if status:
-        raise DoctorRefused(f"trying as `{name}` ended with {status}: {said.strip() or 'no word'}")
+        raise DoctorRefused(
+            f"trying as `{name}` ended with {status}: {said.strip() or 'no word'}",
+            f"`runuser -u {name} -- slurm-oci-plugins doctor` shows more; or name another user",
+        )
     return [Finding(**found) for found in json.loads(said.splitlines()[-1])]
 
 

@@ -54,7 +54,8 @@ def start(argv: tuple[str, ...], env: "Mapping[str, str]", cwd: str) -> "NoRetur
         os.execve(argv[0], argv, env)
     except FileNotFoundError:
         raise problems.RuntimeMissing(
-            f"cannot start `{argv[0]}`: it, or the interpreter in its first line, is not there"
+            f"cannot start `{argv[0]}`: it, or the interpreter in its first line, is not there",
+            "`slurm-oci-plugins list` shows what this node has",
         ) from None
     except OSError as error:
         hint = ""
@@ -64,7 +65,10 @@ def start(argv: tuple[str, ...], env: "Mapping[str, str]", cwd: str) -> "NoRetur
             f"cannot start `{argv[0]}`: {error.strerror}", *filter(None, [hint])
         ) from None
     except ValueError as error:
-        raise problems.RuntimeFailed(f"cannot start `{argv[0]}`: {error}") from None
+        raise problems.RuntimeFailed(
+            f"cannot start `{argv[0]}`: {error}",
+            "a NUL, or a name with `=` in it, is in the command or the variables: leave it out",
+        ) from None
 
 
 def supervise(plan: Plan, private: str, node: str) -> int:
@@ -86,7 +90,10 @@ def supervise(plan: Plan, private: str, node: str) -> int:
             if ending:
                 return 128 + ending[0]
             if status:
-                raise problems.RuntimeFailed(f"preparing failed: `{' '.join(argv)}` ended with {status}")
+                raise problems.RuntimeFailed(
+                    f"preparing failed: `{' '.join(argv)}` ended with {status}",
+                    "the lines above are that program's own; `explain` shows its command, to try by hand",
+                )
         for folder, refusal in plan.required.items():
             if not os.path.isdir(folder):
                 raise problems.SettingRefused(refusal)
@@ -111,7 +118,10 @@ def write(plan: Plan, private: str) -> None:
             with open(descriptor, "wb", 0) as out:
                 out.write(file.content)
     except OSError as error:
-        raise problems.StateUnavailable(f"cannot write `{error.filename}`: {error.strerror}") from None
+        raise problems.StateUnavailable(
+            f"cannot write `{error.filename}`: {error.strerror}",
+            "is the file system full, or its quota? `df -h` and `quota` on this node tell",
+        ) from None
 
 
 def run(

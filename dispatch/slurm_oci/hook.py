@@ -118,7 +118,14 @@ def is_for_bash(head: bytes | None) -> bool:
 def not_opened(home: str, steps: list[str], error: OSError) -> Judgement:
     path, last = steps[0], steps[-1]
     if error.errno in OURS:
-        return Judgement(findings=(problems.HookUnsafe(f"`{path}` cannot be judged: {error.strerror}"),))
+        return Judgement(
+            findings=(
+                problems.HookUnsafe(
+                    f"`{path}` cannot be judged: {error.strerror}",
+                    "try `ls -l` of it on this node; without it for one job: SLURM_OCI_USER_HOOK=no",
+                ),
+            )
+        )
     if len(steps) > 1:
         finding = problems.HookUnsafe(
             f"`{path}` is a symbolic link to `{last}`, which cannot be opened: {error.strerror}",

@@ -181,13 +181,19 @@ def of_this_machine(listed: "list[dict[str, Any]]", layout: str) -> "dict[str, A
         platform = one.get("platform", {})
         if all(platform.get(key) == value for key, value in wanted.items()):
             return one
-    raise ImageBroken(f"the OCI layout `{layout}` has no image for {wanted['architecture']} in its index")
+    raise ImageBroken(
+        f"the OCI layout `{layout}` has no image for {wanted['architecture']} in its index",
+        "fetch the image once more for this kind of machine: `skopeo copy --override-arch`",
+    )
 
 
 def blob(layout: str, descriptor: "Mapping[str, Any]") -> str:
     kind, _, digest = str(descriptor.get("digest")).partition(":")
     if not kind.isalnum() or not digest.isalnum():
-        raise ImageBroken(f"the OCI layout `{layout}` names a blob by `{descriptor.get('digest')}`")
+        raise ImageBroken(
+            f"the OCI layout `{layout}` names a blob by `{descriptor.get('digest')}`",
+            "the layout is damaged, or no OCI layout: make it again with `skopeo copy … oci:DIR`",
+        )
     return os.path.join(layout, "blobs", kind, digest)
 
 
@@ -197,11 +203,20 @@ def read_json(path: str) -> "dict[str, Any]":
         with open(path, "rb") as file:
             found = json.load(file)
     except OSError as error:
-        raise ImageBroken(f"cannot read `{path}`: {error.strerror}") from None
+        raise ImageBroken(
+            f"cannot read `{path}`: {error.strerror}",
+            "the layout is damaged, or not yours to read: `ls -lR` shows it",
+        ) from None
     except ValueError as error:
-        raise ImageBroken(f"`{path}` is not valid JSON: {error}") from None
+        raise ImageBroken(
+            f"`{path}` is not valid JSON: {error}",
+            "the layout is damaged: make it again with `skopeo copy … oci:DIR`",
+        ) from None
     if not isinstance(found, dict):
-        raise ImageBroken(f"`{path}` is not a JSON object")
+        raise ImageBroken(
+            f"`{path}` is not a JSON object",
+            "the layout is damaged: make it again with `skopeo copy … oci:DIR`",
+        )
     return found
 
 

@@ -91,13 +91,18 @@ def check_python(python: str) -> None:
     if not os.path.isabs(python):
         raise InstallFailed(f"`{python}` is no absolute path", "Slurm's tasks have no PATH to look it up in")
     if re.search(r"\s", python) or len(python) > 100:
-        raise InstallFailed(f"`{python}` cannot stand in the first line of a script")
+        raise InstallFailed(
+            f"`{python}` cannot stand in the first line of a script",
+            "name one without white space and of less than 120 signs: --python PATH",
+        )
     asked = "import sys; print('%d.%d' % sys.version_info[:2])"
     try:
         done = subprocess.run([python, "-ISc", asked], capture_output=True, text=True, check=True)
         version = tuple(int(part) for part in done.stdout.split("."))
     except (OSError, subprocess.CalledProcessError, ValueError):
-        raise InstallFailed(f"`{python}` does not run as a Python interpreter") from None
+        raise InstallFailed(
+            f"`{python}` does not run as a Python interpreter", "name another one: --python /usr/bin/python3"
+        ) from None
     if version < (3, 11):
         raise InstallFailed(
             f"`{python}` is Python {done.stdout.strip()}; the program needs 3.11 or newer",
@@ -288,7 +293,9 @@ def uninstall(prefix: str) -> list[str]:
         if os.geteuid() == 0:
             remove(tmpfiles(prefix))
     except OSError as error:
-        raise InstallFailed(f"cannot remove `{error.filename}`: {error.strerror}") from None
+        raise InstallFailed(
+            f"cannot remove `{error.filename}`: {error.strerror}", "run it as the owner of that directory"
+        ) from None
     return sorted(os.listdir(prefix)) if os.path.isdir(prefix) else []
 
 

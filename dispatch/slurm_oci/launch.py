@@ -61,7 +61,10 @@ def read_valid(path: str, version: Version) -> Conf:
     try:
         conf = read(path, accepted.KEYS)
     except OSError as error:
-        raise SiteInvalid(f"cannot read `{path}`: {error.strerror}") from None
+        raise SiteInvalid(
+            f"cannot read `{path}`: {error.strerror}",
+            "name an oci.conf that you may read, as /etc/slurm/oci.conf",
+        ) from None
     for fault in (*accepted.refusals(conf, path, version), *accepted.deaths(conf, path, version)):
         message = f"Slurm {version} does not take {fault.file}:{fault.line}: {fault.message}"
         raise SiteInvalid(message, fault.cure, f"see `slurm-oci-plugins lint {shlex.quote(path)}`")

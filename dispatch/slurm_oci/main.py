@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from slurm_oci.values import Step
 
 
+KNOWN_BY = {
+    "name": "a word that no file here has for its name: of a runtime's own store, never of a registry",
+    "reference": "by its scheme",
+}
+
+
 class Decision(Value):
     """What is done for one task, and how that was found. `runtime` is empty for the user's hook."""
 
@@ -130,10 +136,8 @@ def decide(
         layers += defined.layers
         trace += defined.steps
         picture = image.classify(defined.image, told.cwd)
-    trace.append(("image", picture.kind, f"`{picture.name}`, by what it holds"))
-    may_pull = picture.kind != "reference" or site["pull"]
-    if not may_pull and not site["images"]["store"]:
-        raise pull_refused(picture)
+    how = KNOWN_BY.get(picture.kind, "by what it holds")
+    trace.append(("image", picture.kind, f"`{picture.name}`, {how}"))
     layers.append(("job", of_job))
     if site["forced"] or site["refuse"]:
         from slurm_oci import policy
@@ -143,8 +147,6 @@ def decide(
         wanted = settings.combine([("site.toml", site["defaults"]), *layers], told.cwd)
     refused: Problem | None = None
     for way in ways(asked, told, picture, wanted, catalog, trace, job.slurmds_path(asked, environ)):
-        if not may_pull and not way.entry:
-            raise pull_refused(picture)
         decision = Decision(asked, told, picture, wanted, way.runtime, Plan((), {}), notes=tuple(notes))
         try:
             return by(way, decision, catalog, prefix, private_directory)
@@ -155,13 +157,6 @@ def decide(
             refused = problem
     assert refused
     raise refused
-
-
-def pull_refused(picture: Image) -> Problem:
-    return problems.PullRefused(
-        f"`{picture.name}` would be fetched from a registry, which this site does not allow",
-        "make a file of it first, and name that; the site: `pull = true` in site.toml",
-    )
 
 
 def by(
@@ -175,7 +170,7 @@ def by(
     the runtime does not run this image after all, and any other problem."""
     asked, told, picture, wanted = decision.request, decision.job, decision.image, decision.settings
     runtime = catalogs.load(way.runtime, catalog, prefix)
-    refuse_what_is_not_carried(runtime, wanted)
+    refuse_what_is_not_carried(runtime, wanted, picture, catalog, prefix)
     arguments = catalog["site"]["arguments"].get(way.runtime, ())
     if arguments and "arguments" not in runtime.carries:
         raise problems.SettingRefused(
@@ -248,7 +243,9 @@ def look_for_hook(
     return judgement.hook
 
 
-def refuse_what_is_not_carried(runtime: Runtime, wanted: Settings) -> None:
+def refuse_what_is_not_carried(
+    runtime: Runtime, wanted: Settings, picture: Image, catalog: "Mapping[str, Any]", prefix: str
+) -> None:
     """Raises SettingRefused for the first wish that the runtime has no means for."""
     for name, label in wanted.origins.items():
         value = getattr(wanted, name)
@@ -259,10 +256,9 @@ def refuse_what_is_not_carried(runtime: Runtime, wanted: Settings) -> None:
         else:
             wish = name if name in ("mounts", "workdir", "variables") else f"{name}={value}"
         if wish not in runtime.carries:
-            raise problems.SettingRefused(
-                f"{label} asks for `{wish}`, which `{runtime.name}` cannot do",
-                f"`slurm-oci-plugins show {runtime.name}` lists what it can",
-            )
+            from slurm_oci import advice
+
+            raise advice.not_carried(label, wish, runtime.name, picture, catalog, prefix)
 
 
 def planned(runtime: Runtime, box: Container) -> Plan:

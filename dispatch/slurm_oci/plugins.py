@@ -98,6 +98,7 @@ class Gathered:
             "source": found.source,
             "accepts": list(runtime.accepts),
             "executables": list(runtime.executables),
+            "fetches": runtime.fetches,
             **({**origin, "file": self.inside(origin["file"])} if "file" in origin else origin),
         }
 

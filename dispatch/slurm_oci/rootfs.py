@@ -138,5 +138,8 @@ def entries(folder: str) -> "list[tuple[str, Any]]":
                 else:
                     found.append((entry.name, "folder" if entry.is_dir() else "file"))
     except OSError as error:
-        raise problems.ImageUnreadable(f"cannot list `{folder}`: {error.strerror}") from None
+        raise problems.ImageUnreadable(
+            f"cannot list `{folder}`: {error.strerror}",
+            "its owner must let you in: `chmod a+rx` that directory",
+        ) from None
     return sorted(found, key=lambda pair: pair[0])

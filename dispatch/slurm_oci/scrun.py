@@ -443,7 +443,10 @@ def write(chosen: list[File], user: pwd.struct_passwd | None, force: bool) -> li
     except BaseException as error:
         undo(moved, temporary, user)
         if isinstance(error, OSError):
-            raise SetupNotWritten(f"cannot write `{error.filename}`: {error.strerror}") from None
+            raise SetupNotWritten(
+                f"cannot write `{error.filename}`: {error.strerror}",
+                "run it as the owner of that place, with room on its file system",
+            ) from None
         raise
     return done
 

@@ -68,11 +68,14 @@ def combine(layers: "Iterable[tuple[str, Mapping[str, Any]]]", cwd: str) -> Sett
             elif name == "mounts":
                 mounts += read_mounts(value, label, cwd)
             elif name in CHOICES and value not in CHOICES[name]:
-                raise problems.SettingInvalid(
-                    f"{label} is `{value}`: expected " + " or ".join(f"`{c}`" for c in CHOICES[name])
-                )
+                from slurm_oci import advice
+
+                raise advice.wrong_value(label, value, CHOICES[name])
             elif name == "workdir" and not value.startswith("/"):
-                raise problems.SettingInvalid(f"{label} is `{value}`: expected a path that starts with `/`")
+                raise problems.SettingInvalid(
+                    f"{label} is `{value}`: expected a path that starts with `/`",
+                    f"in the job's directory it is `{os.path.join(cwd, value)}`",
+                )
             else:
                 values[name] = value
             origins[name] = label
@@ -99,7 +102,10 @@ def read_mount(text: str, label: str, cwd: str) -> Mount:
     if not parts[1].startswith("/"):
         raise problems.SettingInvalid(f"{label} has the mount `{text}`: its target must start with `/`", how)
     if not os.path.exists(source):
-        raise problems.SettingInvalid(f"{label} has the mount `{text}`: there is no `{source}` on this node")
+        raise problems.SettingInvalid(
+            f"{label} has the mount `{text}`: there is no `{source}` on this node",
+            "is it misspelt, or only on the host that the job was submitted from?",
+        )
     return Mount(source, os.path.normpath(parts[1]), parts[2:] == ["ro"], True, label)
 
 

@@ -79,11 +79,14 @@ def read(path: str) -> Site:
     except FileNotFoundError:
         return Site()
     except (OSError, UnicodeDecodeError) as error:
-        raise SiteInvalid(f"cannot read `{path}`: {error}") from None
+        raise SiteInvalid(
+            f"cannot read `{path}`: {error}",
+            "it must be UTF-8, and all users must be allowed to read it: `chmod a+r`",
+        ) from None
     try:
         return check(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
-        raise SiteInvalid(f"`{path}` is not valid TOML: {error}") from None
+        raise SiteInvalid(f"`{path}` is not valid TOML: {error}", "see toml.io for the format") from None
     except Wrong as wrong:
         raise SiteInvalid(f"{path}:{Positions(text)[wrong.place]}: {wrong}", *wrong.hints) from None
 

@@ -119,7 +119,10 @@ def make(path: str, node: str) -> int:
         os.mkdir(path, 0o700)
         descriptor = os.open(path, FOLDER)
     except OSError as error:
-        raise problems.StateUnavailable(f"cannot make `{path}`: {error.strerror}") from None
+        raise problems.StateUnavailable(
+            f"cannot make `{path}`: {error.strerror}",
+            "the site: `slurm-oci-plugins doctor` tries that place; `state` in site.toml names another",
+        ) from None
     lock(descriptor, wait=True)
     return descriptor
 

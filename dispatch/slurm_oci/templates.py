@@ -122,7 +122,10 @@ def write(text: str, home: str, force: bool) -> tuple[str, str]:
             os.unlink(new)
             raise
     except OSError as error:
-        raise TemplateNotWritten(f"cannot write `{path}`: {error.strerror}") from None
+        raise TemplateNotWritten(
+            f"cannot write `{path}`: {error.strerror}",
+            "is your home full, or its quota? `quota` and `df -h ~` tell",
+        ) from None
     return path, backup
 
 

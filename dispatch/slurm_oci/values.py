@@ -238,4 +238,5 @@ class Runtime(Value):
     variables: tuple[str, ...] = ()  # prefixes of its own environment variables
     version: tuple[str, ...] = ("--version",)  # the arguments that make it print its version
     probe: "Callable[[str], Mapping[str, Any]] | None" = None  # executable -> capabilities
+    fetches: bool = True  # whether it fetches a reference, which the site must allow; else it has it
     check: "Callable[[Container], Plan] | None" = None  # what `doctor` tries beside a task's own plan

@@ -44,7 +44,8 @@ def plan_for(container: Container, name: str, env_prefix: str) -> Plan:
     settings, image = container.settings, container.image
     if settings.writable == "yes" and not image.root:
         raise SettingRefused(
-            f"{settings.origins['writable']} is `yes`: `{image.name}` is no directory, and cannot change"
+            f"{settings.origins['writable']} is `yes`: `{image.name}` is no directory, and cannot change",
+            "`apptainer build --sandbox DIR IMAGE` makes a directory of it",
         )
     options = ["-s", "run", "--no-eval"] if settings.entrypoint == "yes" else ["-s", "exec"]
     options += ["--sharens"] if settings.share == "node" and is_shared(container) else []
@@ -85,7 +86,8 @@ def is_shared(container: Container) -> bool:
     if not container.probed.get("sharens", True):
         raise SettingRefused(
             f"{container.settings.origins['share']} is `node`: this apptainer has no `--sharens`,"
-            " which 1.3 brought"
+            " which 1.3 brought",
+            "leave it out: each task has a container of its own then",
         )
     return sharing.tasks_here(container) > 1 and bool(sharing.parent(container))
 

@@ -54,7 +54,8 @@ def plan(container: Container) -> Plan:
         options += ["--no-passwd"]  # else ch-run lays its own over the host's
     if settings.writable == "yes" and not image.root:
         raise SettingRefused(
-            f"{settings.origins['writable']} is `yes`: `{image.name}` is a file, which cannot change"
+            f"{settings.origins['writable']} is `yes`: `{image.name}` is a file, which cannot change",
+            "unpack it once: `unsquashfs -d DIR IMAGE`, and name DIR",
         )
     mounts, lacking = placed(container) if image.root else (container.mounts, container.mounts)
     way = way_to_write(container, bool(lacking))
@@ -134,12 +135,14 @@ def way_to_write(container: Container, is_lacking: bool) -> str:
         if settings.share == "node":
             raise SettingRefused(
                 f"{settings.origins['writable']} is `tmp`: `{image.name}` needs a layer of the task's own,"
-                f" which goes with it, and {settings.origins['share']} is `node`"
+                f" which goes with it, and {settings.origins['share']} is `node`",
+                "keep one of the two: each task has a container of its own without the latter",
             )
         return "--write"  # to that layer
     if not fake:
         raise SettingRefused(
-            f"{settings.origins['writable']} is `tmp`: this ch-run has no `--write-fake`, which 0.36 brought"
+            f"{settings.origins['writable']} is `tmp`: this ch-run has no `--write-fake`, which 0.36 brought",
+            "leave it out, or take another runtime: `slurm-oci-plugins list` shows what this node has",
         )
     return "--write-fake"
 
@@ -204,8 +207,12 @@ def bind_text(mount: Mount) -> str:
     if ":" in mount.source + mount.target:
         raise SettingRefused(
             f"{mount.why} asks for a mount of `{mount.source}` at `{mount.target}`:"
-            " ch-run cannot mount a path with a colon"
+            " ch-run cannot mount a path with a colon",
+            "mount a directory above it, or take another runtime, as SLURM_OCI_RUNTIME=unshare",
         )
     if mount.readonly and mount.why != "the batch script":
-        raise SettingRefused(f"{mount.why} asks for a read-only mount, which ch-run does not have")
+        raise SettingRefused(
+            f"{mount.why} asks for a read-only mount, which ch-run does not have",
+            "leave `ro` out, or take another runtime, as SLURM_OCI_RUNTIME=unshare",
+        )
     return f"{mount.source}:{mount.target}"

@@ -54,7 +54,8 @@ def plan(container: Container) -> Plan:
         raise SettingRefused(
             f"{settings.origins['writable']} is `{settings.writable}`: "
             + ("what enroot has unpacked keeps" if is_stored else "what enroot mounts for the task loses")
-            + " every change"
+            + " every change",
+            "`tmp` is for files and directories, `yes` for what `enroot create` has unpacked",
         )
     place, prepare = place_of(container)
     mounts = carried.mounts(container, fault_of_mount)

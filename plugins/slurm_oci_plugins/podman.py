@@ -156,7 +156,8 @@ def refuse_image(container: Container) -> None:
     if settings.writable == "yes" and not image.root:
         raise SettingRefused(
             f"{settings.origins['writable']} is `yes`: what podman unpacks of `{image.name}` is gone"
-            " after the task"
+            " after the task",
+            "SLURM_OCI_WRITABLE=yes is for directories: `podman export` and `tar -x` make one",
         )
 
 

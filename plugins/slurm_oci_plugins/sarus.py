@@ -13,6 +13,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
             summary="Sarus, CSCS's: images in its own repository",
             accepts=("name", "reference"),
             executables=("sarus",),
+            fetches=False,  # it has only what was fetched before
             plan=plan,
             carries=(
                 *("mounts", "workdir", "variables", "arguments"),

@@ -21,6 +21,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
             summary="Shifter, NERSC's: images in its own gateway",
             accepts=("name", "reference"),
             executables=("shifter",),
+            fetches=False,  # it has only what was fetched before
             plan=plan,
             carries=("mounts", "workdir", "variables", "arguments", "entrypoint=yes", "gpu=none"),
             variables=("SHIFTER", "SLURM_SPANK_SHIFTER"),
@@ -63,7 +64,8 @@ def command_of(container: Container, variables: dict[str, str]) -> tuple[str, ..
         if settings.entrypoint == "yes":
             raise SettingRefused(
                 f"{settings.origins['workdir']} is `{container.workdir}`: `shifter` cannot see to it together"
-                f" with {settings.origins['entrypoint']}"
+                f" with {settings.origins['entrypoint']}",
+                "keep one of the two, and `cd` in the command",
             )
         words = (container.workdir, *carried.through_shell(variables))
         return ("/bin/sh", "-c", carried.ENTER, "sh", *words, *command)

@@ -38,7 +38,8 @@ def plan(container: Container) -> Plan:
     if container.settings.entrypoint == "yes" and not container.probed.get("no-eval", True):
         raise SettingRefused(
             f"{container.settings.origins['entrypoint']} is `yes`: this singularity would read the command"
-            " once more as a shell does (it has no `run --no-eval`, which 3.10 brought)"
+            " once more as a shell does (it has no `run --no-eval`, which 3.10 brought)",
+            "name the entry point in the command instead, or take another runtime",
         )
     if container.probed.get("mount", True):
         return apptainer.plan_for(container, "singularity", "SINGULARITYENV_")

@@ -1,0 +1,88 @@
+"""What to do about a refusal, where finding that out takes some looking. Imported only then."""
+
+import os
+
+from slurm_oci import catalog as catalogs
+from slurm_oci import problems
+from slurm_oci.choose import allowed
+from slurm_oci.image import nearby
+from slurm_oci.problems import nearest
+from slurm_oci.values import TYPE_CHECKING, Image, Job
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from slurm_oci.problems import Problem
+
+
+def none_takes(
+    image: Image, job: Job, catalog: "Mapping[str, Any]", passed_over: "Mapping[str, str]"
+) -> "Problem":
+    """No runtime is left for the image: all of them, and why each was passed over."""
+    refused = [name for name in catalog["order"] if not allowed(name, catalog["site"])]
+    unfit = [name for name in catalog["order"] if name not in passed_over and name not in refused]
+    why = [f"{name}: {found}" for name, found in passed_over.items()]
+    if unfit:
+        why.append(f"{', '.join(unfit)}: no images of kind {image.kind}")
+    if refused:
+        why.append(f"{', '.join(refused)}: not allowed by site.toml")
+    if image.kind == "name":
+        return problems.RuntimeNone(
+            f"no container runtime on this node has a store of its own to look for `{image.name}` in",
+            f"an image in a registry is written `docker://{image.name.removeprefix('docker:')}`,"
+            f" a file or a directory by its path: `./{image.name}`",
+            *[hint for hint in nearby(os.path.join(job.cwd, image.name)) if hint.startswith("did you")],
+            *why,
+        )
+    return problems.RuntimeNone(
+        f"no container runtime on this node takes `{image.name}`, of kind {image.kind}",
+        "unpacked, as a directory or a bundle, it runs anywhere; or ask the site for a runtime that takes it",
+        *why,
+    )
+
+
+def pull_refused(image: Image) -> "Problem":
+    """The image lies in a registry, and nothing here may fetch it."""
+    rest = image.name.partition("://")[2]
+    stem = rest.rpartition("/")[2].partition("@")[0].partition(":")[0] or "image"
+    return problems.PullRefused(
+        f"`{image.name}` would be fetched from a registry, which this site does not allow in jobs",
+        f"make a file of it where you log in, with what is there: `apptainer pull {stem}.sif {image.name}`,"
+        f" `enroot import -o {stem}.sqsh {image.name}`,"
+        f" `skopeo copy {image.name} oci-archive:{stem}.tar`; and name that: `--container=$PWD/{stem}.sif`",
+        "the site: `pull = true` in site.toml allows it",
+    )
+
+
+def not_carried(
+    label: str, wish: str, name: str, image: Image, catalog: "Mapping[str, Any]", prefix: str
+) -> "Problem":
+    """The runtime cannot do what somebody asked for: which others could, for this kind of image."""
+    able = []
+    for other, *_ in catalog["candidates"].get(image.kind, ()):
+        try:
+            if wish in catalogs.load(other, catalog, prefix).carries:
+                able.append(other)
+        except problems.Problem:  # a broken plugin is another story
+            continue
+    if able:
+        return problems.SettingRefused(
+            f"{label} asks for `{wish}`, which `{name}` cannot do",
+            f"for images of kind {image.kind} these can: {', '.join(able)} (SLURM_OCI_RUNTIME={able[0]};"
+            " `slurm-oci-plugins list` shows which are on the node)",
+        )
+    return problems.SettingRefused(
+        f"{label} asks for `{wish}`, which `{name}` cannot do",
+        f"no runtime can for images of kind {image.kind}: leave it out, or use another kind of image"
+        f" (`slurm-oci-plugins show {name}` lists what it can)",
+    )
+
+
+def wrong_value(label: str, value: str, choices: tuple[str, ...]) -> "Problem":
+    near = nearest(value, choices)
+    expected = " or ".join(f"`{choice}`" for choice in choices)
+    return problems.SettingInvalid(
+        f"{label} is `{value}`: expected {expected}",
+        f"did you mean `{near}`?" if near else f"leave it out for `{choices[0]}`, the default",
+    )
