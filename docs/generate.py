@@ -14,6 +14,7 @@ import json
 import pkgutil
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import recording
@@ -21,11 +22,13 @@ import roff
 
 import slurm_oci.problems
 import slurm_oci_plugins as plugins
-from slurm_oci import importers
+from slurm_oci import guide, importers, lint
 from slurm_oci.choose import ORDER
 from slurm_oci.cli import COMMANDS, cli
 from slurm_oci.image import KINDS
 from slurm_oci.lint import CODES
+from slurm_oci.ociconf import MODES
+from slurm_oci.pattern import QUOTES_RIGHT, RUN_WITHOUT_CONFIG, Version
 from slurm_oci.problems import Problem
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -129,6 +132,58 @@ def findings() -> str:
     """Every code of `lint`, by severity."""
     rows = [f"| `{name}` | {severity} | {meaning} |" for name, (severity, meaning) in CODES.items()]
     return "\n".join(["| code | severity | meaning |", "|---|---|---|", *rows, ""])
+
+
+def examples() -> str:
+    """What tests/real/test_oci_conf.py saw of each example of the Containers Guide."""
+    found = json.loads((PROJECT / "docs" / "oci-conf.json").read_text(encoding="utf-8"))
+    releases = [suite["slurm"] for suite in found.values()]
+    heads = [
+        f"{title} {release}" for release in releases for title in ("the guide's own: Slurm", "ours: Slurm")
+    ]
+    lines = ["| example | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for form in next(iter(found.values()))["examples"]:
+        cells = []
+        for suite in found.values():
+            row = suite["examples"][form]
+            findings = f", `lint`: {', '.join(row['lint'])}" if row["lint"] else ", `lint` finds nothing"
+            cells += [row["guide"], f"{row['parser']}{findings}, {row['run']}"]
+        lines.append(f"| `{form}` | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def guide_findings() -> str:
+    """What `lint` finds in the examples as the guide prints them, for two releases of Slurm."""
+    rows = ["| example | key | findings |", "|---|---|---|"]
+    for runtime, modes in MODES.items():
+        for mode in modes:
+            text = guide.example(runtime, mode)
+            keys = [line.partition("=")[0] for line in text.splitlines()]
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "oci.conf"
+                path.write_text(text, encoding="utf-8")
+                new = by_line(str(path), QUOTES_RIGHT)
+                old = by_line(str(path), RUN_WITHOUT_CONFIG)
+            for line in sorted({*new, *old}):
+                only = [
+                    f"{code} (before {QUOTES_RIGHT})"
+                    for code in old.get(line, [])
+                    if code not in new.get(line, [])
+                ]
+                key = keys[line - 1] if "=" in text.splitlines()[line - 1] else "the file"
+                rows.append(f"| `{runtime} {mode}` | {key} | {', '.join([*new.get(line, []), *only])} |")
+    return "\n".join([*rows, ""])
+
+
+def by_line(path: str, version: Version) -> dict[int, list[str]]:
+    """The codes that `lint` gives each line; what is more than a warning in bold."""
+    found: dict[int, list[str]] = {}
+    for finding in lint.lint(path, version):
+        mark = "" if finding.severity == "warning" else "**"
+        shown = f"{mark}{finding.code}{mark}"
+        if shown not in found.setdefault(finding.line, []):
+            found[finding.line].append(shown)
+    return found
 
 
 def arguments() -> str:
@@ -239,6 +294,8 @@ PARTS = {
     "importers": importing,
     "example": example,
     "arguments": arguments,
+    "examples": examples,
+    "guide_findings": guide_findings,
     "findings": findings,
     "templates": templates,
     "doctor_healthy": lambda: doctor_of("healthy"),

@@ -12,12 +12,16 @@ from oci_conf_texts import files
 
 from slurm_oci import accepted
 from slurm_oci.conf import read
+from slurm_oci.guide import example
+from slurm_oci.lint import lint
 from slurm_oci.ociconf import MODES, generate
 from slurm_oci.pattern import Version
 
 HERE = Path(__file__).resolve().parent
 FORMS = [(runtime, mode) for runtime, modes in MODES.items() for mode in modes]
 BUNDLES = ["crun", "runc"]
+TABLE = HERE.parent.parent / "docs" / "oci-conf.json"
+UPDATE = os.environ.get("SLURM_OCI_UPDATE") == "1"
 AT_ONCE = 250  # folders that the oracle is given in one call
 RANDOM_FILES = int(os.environ.get("SLURM_OCI_RANDOM_FILES", "500"))
 
@@ -44,14 +48,6 @@ def verdicts(slurm):
         return [json.loads(line) for line in lines], place
 
     return ask
-
-
-def test_slurm_accepts_every_file_that_we_print(slurm, verdicts):
-    """All runtimes and modes, each for this release."""
-    version = Version.parse(slurm.root.slurm_version)
-    texts = [generate(*form, version, "/opt/slurm-oci") for form in FORMS]
-    found, _ = verdicts([{"oci.conf": text.encode()} for text in texts])
-    assert {form: one["verdict"] for form, one in zip(FORMS, found)} == dict.fromkeys(FORMS, "accepted")
 
 
 def test_our_reader_agrees_with_slurms(slurm, verdicts):
@@ -150,3 +146,68 @@ def test_a_runtime_of_its_own_line_gets_words_and_environment(slurm, runtime):
     odd = {"A": "it's\n$(x)"}
     assert slurm("srun", f"--container={image}", "/bin/sh", "-c", 'echo "$A"', env=odd)[1] == b"it's\n$(x)\n"
     assert slurm.batch(None, f"--container={image}", "--wrap", "echo in batch") == (0, b"in batch\n")
+
+
+# Every example of the guide, for the table in docs/lint.md
+
+NVIDIA = "nvidia-container-runtime"
+TOOLS = {"charliecloud": "ch-run", "singularity-4.0-oci": "", "singularity-3.8-oci": ""}
+NO_OCI_MODE = "not run: needs sudo, and Debian has Apptainer, which is without Singularity's OCI mode"
+
+
+def outcome(slurm, runtime, mode, bundle):
+    """How a task ends under our file for this runtime, or why it was not tried."""
+    tool = TOOLS.get(runtime, runtime)
+    if not tool:
+        return NO_OCI_MODE
+    if runtime not in ("multi", NVIDIA) and not slurm.root.has(tool):
+        return f"not run: Debian {slurm.root.suite} has no {tool}"
+    conf(slurm, runtime, mode)
+    image = bundle if runtime in (*BUNDLES, NVIDIA) else IMAGES["rootfs"]
+    chosen = {"SLURM_OCI_RUNTIME": runtime} if runtime == "charliecloud" else {}
+    status, out, error = slurm.srun(image, "/bin/echo", "it", "runs", **chosen)
+    if mode == "create-start":
+        out += slurm("sh", "-c", "cat container-*.out; rm -f container-*.out")[1]
+    if (status, out) != (0, b"it runs\n"):
+        return f"fails: {status} {(out + error).decode(errors='replace')}"
+    return "runs" + (
+        ", with a program that becomes runc in the place of NVIDIA's" if runtime == NVIDIA else ""
+    )
+
+
+def codes(place, text, version):
+    path = place / "oci.conf"
+    path.write_text(text)
+    return sorted({f"{finding.code} ({finding.severity})" for finding in lint(str(path), version)})
+
+
+def test_every_example_of_the_guide(slurm, verdicts, bundle, tmp_path):
+    """Ours is generated for this release, linted, taken by Slurm's own parser and run; the guide's own
+    is judged by the same parser, with which `lint` agrees."""
+    version = Version.parse(slurm.root.slurm_version)
+    ours = [generate(*form, version, "/opt/slurm-oci") for form in FORMS]
+    guides = [example(*form) for form in FORMS]
+    found, _ = verdicts([{"oci.conf": text.encode()} for text in (*ours, *guides)])
+    told = [one["verdict"] for one in found]
+    slurm.root.write(f"/usr/local/bin/{NVIDIA}", '#!/bin/sh\nexec runc "$@"\n', mode=0o755)
+    rows = {}
+    for number, form in enumerate(FORMS):
+        rows[" ".join(form)] = {
+            "guide": told[len(FORMS) + number],
+            "lint": codes(tmp_path, ours[number], version),
+            "parser": told[number],
+            "run": outcome(slurm, *form, bundle),
+        }
+        rejected = any("(rejected)" in code for code in codes(tmp_path, guides[number], version))
+        assert (rows[" ".join(form)]["guide"] == "rejected") == rejected, form
+    slurm("rm", f"/usr/local/bin/{NVIDIA}", user="root")
+    assert {form: row["parser"] for form, row in rows.items()} == dict.fromkeys(rows, "accepted")
+    assert [row["run"] for row in rows.values() if not row["run"].startswith(("runs", "not run"))] == []
+    only_sudo = ["sudo (critical)"]
+    expected = {form: only_sudo if form.startswith("singularity-") else [] for form in rows}
+    assert {form: row["lint"] for form, row in rows.items()} == expected
+    table = json.loads(TABLE.read_text()) if TABLE.exists() else {}
+    if UPDATE:
+        table[slurm.root.suite] = {"slurm": str(version), "examples": rows}
+        TABLE.write_text(json.dumps(dict(sorted(table.items(), reverse=True)), indent=1) + "\n")
+    assert table[slurm.root.suite]["examples"] == rows, "SLURM_OCI_UPDATE=1 writes docs/oci-conf.json anew"
