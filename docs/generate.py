@@ -16,9 +16,13 @@ import re
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import recording
 import roff
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+from cells import CELLS, applies
 
 import slurm_oci.problems
 import slurm_oci_plugins as plugins
@@ -30,6 +34,7 @@ from slurm_oci.lint import CODES
 from slurm_oci.ociconf import MODES
 from slurm_oci.pattern import QUOTES_RIGHT, RUN_WITHOUT_CONFIG, Version
 from slurm_oci.problems import Problem
+from slurm_oci.values import Runtime
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/*.md", "man/*.[1-8]")
@@ -101,13 +106,17 @@ def importing() -> str:
 
 
 def runtimes() -> str:
+    """What each of them takes and carries."""
+    rows = [f"| `{r.name}` | {', '.join(r.accepts)} | {', '.join(r.carries)} |" for r in known_runtimes()]
+    return "\n".join(["| runtime | takes | carries |", "|---|---|---|", *rows, ""])
+
+
+def known_runtimes() -> list[Runtime]:
     """The runtimes that come with the program, in the order in which they are tried."""
     modules = [importlib.import_module(m.name) for m in pkgutil.walk_packages(plugins.__path__, PLUGINS)]
     hooks = [module.slurm_oci_runtimes for module in modules if hasattr(module, "slurm_oci_runtimes")]
     by_name = {runtime.name: runtime for hook in hooks for runtime in hook()}
-    found = [by_name[name] for name in (*ORDER, *by_name) if name in by_name]
-    rows = [f"| `{r.name}` | {', '.join(r.accepts)} | {', '.join(r.carries)} |" for r in dict.fromkeys(found)]
-    return "\n".join(["| runtime | takes | carries |", "|---|---|---|", *rows, ""])
+    return [by_name[name] for name in dict.fromkeys((*ORDER, *by_name)) if name in by_name]
 
 
 def errors() -> str:
@@ -211,6 +220,49 @@ def doctor_of(node: str) -> str:
     return f"```text\n{shown[node]}\n```\n"
 
 
+def matrix() -> str:
+    """What was seen of every setting with each of its values: a table for each runtime, a column for each
+    kind of image. A cell that no test has seen is a KeyError."""
+    found = json.loads((PROJECT / "docs" / "matrix.json").read_text(encoding="utf-8"))
+    lines = []
+    for runtime in known_runtimes():
+        words: list[str] = []
+        rows = [["setting", *runtime.accepts]]
+        for cell in CELLS:
+            cells = (seen(found, runtime.name, kind, cell, words) for kind in runtime.accepts)
+            rows.append([f"`{cell}`", *cells])
+        lines += [f"## {runtime.name}", "", *(f"| {' | '.join(row)} |" for row in rows)]
+        lines.insert(len(lines) - len(rows) + 1, "|---" * len(rows[0]) + "|")
+        lines += ["", *(f"{number}. {text}" for number, text in enumerate(words, 1)), ""]
+    return "\n".join(lines)
+
+
+def seen(found: dict[str, Any], runtime: str, kind: str, cell: str, words: list[str]) -> str:
+    """What a cell of the matrix says; `words` collects those of refusals."""
+    if not applies(cell, kind):
+        return "-"
+    verdicts: dict[str, list[str]] = {}
+    for suite in found.values():
+        cells = suite["cells"].get(runtime, {})
+        if kind in cells:
+            verdicts.setdefault(cells[kind][cell], []).append(suite.get("slurm", ""))
+    if not verdicts:
+        raise KeyError(f"no test has seen `{cell}` on `{runtime}` with an image of kind {kind}")
+    return "; ".join(shown(verdict, versions, words, len(verdicts)) for verdict, versions in verdicts.items())
+
+
+def shown(verdict: str, versions: list[str], words: list[str], count: int) -> str:
+    if verdict == "works":
+        return "Slurm " + ", ".join(sorted(versions))
+    text = verdict
+    if verdict.startswith("refused: "):
+        said = verdict.removeprefix("refused: ")
+        if said not in words:
+            words.append(said)
+        text = f"refused ({words.index(said) + 1})"
+    return f"{text} beside Slurm {', '.join(sorted(versions))}" if count > 1 else text
+
+
 def templates() -> str:
     """Every starting point for ~/.slurm-oci-run."""
     from slurm_oci.templates import templates
@@ -296,6 +348,7 @@ PARTS = {
     "arguments": arguments,
     "examples": examples,
     "guide_findings": guide_findings,
+    "matrix": matrix,
     "findings": findings,
     "templates": templates,
     "doctor_healthy": lambda: doctor_of("healthy"),

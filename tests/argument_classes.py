@@ -4,12 +4,7 @@ SLURM_OCI_UPDATE=1 writes what the tests find, instead of comparing, and then `p
 makes the table from it.
 """
 
-import json
-import os
-from pathlib import Path
-
-TABLE = Path(__file__).resolve().parent.parent / "docs" / "arguments.json"
-UPDATE = os.environ.get("SLURM_OCI_UPDATE") == "1"
+import table
 
 CLASSES = {
     "none": [[]],
@@ -40,10 +35,4 @@ def verdict(verdicts: list[str]) -> str:
 
 def compare(suite: str, slurm: str, column: str, found: dict[str, str]) -> None:
     """`found` for each class with what the docs say in this suite's `column`; or writes it there."""
-    table = json.loads(TABLE.read_text()) if TABLE.exists() else {}
-    known = table.setdefault(suite, {"slurm": "", "columns": {}})
-    if UPDATE:
-        known["slurm"] = slurm
-        known["columns"][column] = found
-        TABLE.write_text(json.dumps(table, indent=1) + "\n")
-    assert found == known["columns"].get(column), "SLURM_OCI_UPDATE=1 writes docs/arguments.json anew"
+    table.compare("arguments", (suite, "columns", column), found, slurm=slurm)

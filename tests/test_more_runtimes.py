@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ORDINARY, Slurm, container, job, request
+from conftest import Slurm, container, job, request
 from hypothesis import given
 from hypothesis import strategies as st
+from readers import READERS, make_image
 
 from slurm_oci import File, Image, Mount, Plan, SettingRefused, Settings
 from slurm_oci.choose import ORDER
@@ -535,62 +536,7 @@ def test_their_entry_points_are_kept_where_it_was_asked_for(module):
 
 # Each one through the entry point, read as the real one reads it
 
-UNKNOWN = '-*) echo "unknown option $1" >&2; exit 99;; *) break;; esac; done\n'
-TOLD = 'echo "$image"; for word; do printf "%s|" "$word"; done; exit 9\n'
-READERS = {
-    "singularity": "case $1 in -s) shift;; esac; [ $1 = exec ] || exit 98; shift\n"
-    "while :; do case $1 in --no-home|--writable-tmpfs|--nv) shift;; --mount|--cwd|--pwd) shift 2;; "
-    + UNKNOWN
-    + "image=$1; shift\n"
-    + TOLD,
-    # As enroot does: the files, then the script with the words as its own.
-    "enroot": "[ $1 = start ] || exit 98; shift\n"
-    "while :; do case $1 in --conf) . $2; shift 2;; --rc) rc=$2; shift 2;; --) shift; break;; "
-    + UNKNOWN
-    + 'for folder in "$ENROOT_RUNTIME_PATH" "$ENROOT_DATA_PATH"; do [ -d "$folder" ] || exit 97; done\n'
-    "ENROOT_ENVIRON=/dev/null; environ >/dev/null && mounts >/dev/null || exit 96\n"
-    'echo "$1"; shift; echo "$1"; /bin/sh $rc "$@"; exit 9\n',
-    "podman": "while :; do case $1 in --root|--runroot|--tmpdir) [ -d $2 ] || exit 97; shift 2;; "
-    "--cgroup-manager=cgroupfs|--events-backend=none) shift;; " + UNKNOWN + "[ $1 = run ] || exit 0; shift\n"
-    "while :; do case $1 in --rm|--quiet|--interactive|--no-hosts|--read-only|--init) shift;; "
-    "--cgroups=disabled|--network=host|--uts=host|--userns=keep-id|--http-proxy=false) shift;; "
-    "--security-opt=*|--sdnotify=*|--umask=*|--pull=*|--log-driver=*|--read-only-tmpfs=*) shift;; "
-    "--env=*|--init-path=*) shift;; --mount|--workdir) shift 2;; --rootfs) shift;; "
-    + UNKNOWN
-    + "image=$1; shift\n"
-    + TOLD,
-    # The container goes on when `create` has ended, and begins when `start` says so.
-    nvidia.NAME: "while :; do case $1 in --rootless=true) shift;; --log) shift 2;; --root) state=$2; shift 2;; "
-    + UNKNOWN
-    + "case $1 in create) shift; while :; do case $1 in --pid-file) pid=$2; shift 2;; "
-    "--bundle) bundle=$2; shift 2;; " + UNKNOWN + "[ $1 = task ] || exit 97; /usr/bin/mkfifo $state/go\n"
-    "{ read line <$state/go; /bin/cat $bundle/config.json; exit 9; } & echo $! >$pid; exit 0;;\n"
-    "start) echo >$state/go; exit 0;; delete) exit 0;; *) exit 98;; esac\n",
-    "shifter": "while :; do case $1 in --image=*) image=${1#*=}; shift;; --volume=*|--workdir=*|--env=?*=?*) shift;; "
-    + UNKNOWN
-    + TOLD,
-    "sarus": "[ $1 = run ] || exit 98; shift\n"
-    'while :; do case $1 in --mount=*|--workdir=*|--env=*) shift;; --entrypoint) [ -z "$2" ] || exit 97; shift 2;; '
-    + UNKNOWN
-    + "image=$1; shift\n"
-    + TOLD,
-}
 WORDS = ("/bin/echo", "it's", "", "a b", "--rm")
-
-
-def make_image(kind: str, place: Path) -> str:
-    """An image for `kind` in `place`, as the user names it; what the stand-in shall see of it."""
-    if kind == "name":
-        return "tools:1"
-    image = place / "image"
-    if kind == "squashfs":
-        image.write_bytes(b"hsqs" + bytes(100))
-    else:
-        bundle(image)
-    if kind == "rootfs":
-        image = image / "rootfs"
-    os.chown(image, ORDINARY, -1)
-    return str(image)
 
 
 @pytest.mark.parametrize(

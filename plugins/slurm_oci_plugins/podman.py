@@ -153,6 +153,11 @@ def refuse_image(container: Container) -> None:
             f"`podman` would have to write into `{image.root}`, which belongs to somebody else",
             "other runtimes need not: SLURM_OCI_RUNTIME=unshare takes any directory that you can read",
         )
+    if settings.entrypoint == "yes" and image.root:
+        raise SettingRefused(
+            f"{settings.origins['entrypoint']} is `yes`: `{image.name}` is a directory, in which podman knows"
+            " no entry point"
+        )
     if settings.writable == "yes" and not image.root:
         raise SettingRefused(
             f"{settings.origins['writable']} is `yes`: what podman unpacks of `{image.name}` is gone"

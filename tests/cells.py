@@ -1,0 +1,26 @@
+"""Every per-job setting with each of its values: the rows of the matrix in docs/matrix.md."""
+
+from slurm_oci.settings import CHOICES
+
+OWN = ("user_hook", "debug")  # the dispatcher's, whatever the runtime
+CELLS = (
+    *("mounts", "mounts :ro", "workdir", "variables"),
+    *(f"{name}={value}" for name, values in CHOICES.items() if name not in OWN for value in values),
+)
+# What holds without being asked for, and all of it together.
+DEFAULTS = (
+    *("home=bind", "env=job", "writable=no", "entrypoint=no", "gpu=auto", "slurm=no", "command=as-given"),
+)
+FILES = ("sif", "squashfs", "oci-layout", "oci-archive", "docker-archive", "reference", "name")
+
+
+def applies(cell, kind):
+    """Whether the setting means something for images of this kind."""
+    return not (cell.startswith("command=") and kind in FILES)  # which nobody can look into beforehand
+
+
+def refusal(error, image):
+    """The words of a refusal, without what differs between machines."""
+    first = next(line for line in error.splitlines() if line.startswith("slurm-oci: error: "))
+    first = first.removeprefix("slurm-oci: error: ")
+    return "refused: " + first.rpartition(" [")[0].replace(image, "IMAGE")

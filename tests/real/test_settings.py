@@ -1,0 +1,236 @@
+"""Every setting with each of its values, on every runtime and kind of image that this Debian has.
+
+Each is a step of its own on the real Slurm, whose command tells whether the setting holds. What was
+seen is compared with docs/matrix.json, from which the matrix in the docs is made.
+"""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import table
+from cells import CELLS, DEFAULTS, applies, refusal
+from images import IMAGES
+
+HERE = Path(__file__).resolve().parent
+HOME = "/home/alice/matrix"
+AT_ONCE = 3  # jobs
+
+# Made once a suite, by alice. Images of her own, for what must change them or belong to her; images with
+# an entry point that says so; a directory to mount, whose name no option syntax likes.
+MAKE = f"""set -e
+rm -rf {HOME}; mkdir {HOME}; cd {HOME}
+mkdir "it's, data" "it's, data/below"
+echo data >"it's, data/file"
+cp -r /images/rootfs own
+cp -r /images/bundle bundle
+cp -r own entry
+mkdir entry/.singularity.d
+printf '#!/bin/sh\\necho entry\\nexec "$@"\\n' >entry/.singularity.d/runscript
+cp entry/.singularity.d/runscript entry/entry
+chmod +x entry/entry entry/.singularity.d/runscript
+cp -r bundle entry.bundle
+cp -r entry/.singularity.d entry.bundle/rootfs
+mksquashfs entry entry.sqsh -quiet -no-progress
+cp -r /images/oci entry.oci
+umoci insert --image entry.oci:latest entry/entry /entry
+umoci config --image entry.oci:latest --config.entrypoint /entry
+skopeo --insecure-policy copy --quiet oci:entry.oci:latest oci-archive:entry.oci.tar
+skopeo --insecure-policy copy --quiet oci:entry.oci:latest docker-archive:entry.docker.tar:entry:latest
+podman load --quiet -i entry.docker.tar
+podman tag entry:latest localhost/entrance:1
+! command -v apptainer || apptainer -s build entry.sif entry
+"""
+IN = ("sif", "squashfs", "rootfs", "oci-bundle")
+KINDS = {
+    "crun": ("oci-bundle",),
+    "runc": ("oci-bundle",),
+    "apptainer": IN,
+    "charliecloud": ("squashfs", "rootfs", "oci-bundle"),
+    "podman": ("rootfs", "oci-layout", "oci-archive", "docker-archive", "name"),
+    "unshare": ("rootfs", "oci-bundle"),
+}
+OWN = {"rootfs": f"{HOME}/own", "oci-bundle": f"{HOME}/bundle"}
+WITH_ENTRY = {
+    "sif": f"{HOME}/entry.sif",
+    "squashfs": f"{HOME}/entry.sqsh",
+    "rootfs": f"{HOME}/entry",
+    "oci-bundle": f"{HOME}/entry.bundle",
+    "oci-layout": f"{HOME}/entry.oci",
+    "oci-archive": f"{HOME}/entry.oci.tar",
+    "docker-archive": f"{HOME}/entry.docker.tar",
+    "name": "entrance:1",
+}
+
+# GPUs made up of a device that every kernel has, and what a vendor's tool says of them.
+DEVICES = "for n in 0 1; do mknod -m 666 /dev/madeup$n c 1 3; done"
+GPUS = [
+    {"name": name, "containerEdits": {"deviceNodes": [{"path": f"/dev/madeup{n}"} for n in numbers]}}
+    for name, numbers in (("0", "0"), ("1", "1"), ("all", "01"))
+]
+EDITS = {
+    "env": ["DRIVER=1"],
+    "mounts": [{"hostPath": "/etc/hostname", "containerPath": "/opt/driver", "options": ["ro", "rbind"]}],
+}
+CDI = {"cdiVersion": "0.6.0", "kind": "nvidia.com/gpu", "devices": GPUS, "containerEdits": EDITS}
+
+VARIABLES = (
+    'case :$LD_LIBRARY_PATH: in *:/odd:*) odd=odd;; esac; echo "${MINE:-no} ${SLURM_JOB_ID:+slurm} $odd"'
+)
+WRITE = "(echo x >/etc/x || echo x >/var/tmp/x) 2>/dev/null && echo written || echo kept"
+CLIENT = '[ -S /run/munge/munge.socket.2 ] && [ -e /etc/slurm/slurm.conf ] && echo client || echo "no client"'
+# Waits for the other task, as a container that its first task has left cannot be joined.
+TOGETHER = """: >/tmp/matrix.$SLURM_JOB_ID.$SLURM_STEP_ID.$SLURM_LOCALID; n=0
+until [ $n = 200 ] || [ -e /tmp/matrix.$SLURM_JOB_ID.$SLURM_STEP_ID.$((1 - SLURM_LOCALID)) ]; do
+    sleep 0.05; n=$((n + 1))
+done
+readlink /proc/self/ns/mnt"""
+MOUNT = f"{HOME}/it's\\, data"
+# By cell: the variables of the job, the command's script, and what it prints where the setting holds.
+CHECKS = {
+    "mounts": (
+        {"SLURM_OCI_MOUNTS": f"{MOUNT}:/mnt/a b"},
+        'cat "/mnt/a b/file"; : >"/mnt/a b/new" && echo written',
+        "data\nwritten\n",
+    ),
+    "mounts :ro": (
+        {"SLURM_OCI_MOUNTS": f"{MOUNT}:/mnt/a b:ro"},
+        'cat "/mnt/a b/file"; for f in new below/new; do (echo x >"/mnt/a b/$f") 2>/dev/null || echo kept; done',
+        "data\nkept\nkept\n",
+    ),
+    "workdir": ({"SLURM_OCI_WORKDIR": "/opt"}, "pwd", "/opt\n"),
+    "variables": ({}, 'echo "$MINE"', "it's, mine\n"),
+    "home=bind": ({"SLURM_OCI_HOME": "bind"}, f"ls -d {HOME}/own", f"{HOME}/own\n"),
+    "home=none": ({"SLURM_OCI_HOME": "none"}, f"[ -e {HOME} ] || echo none", "none\n"),
+    "env=job": ({"SLURM_OCI_ENV": "job"}, VARIABLES, "mine slurm \n"),
+    "env=slurm": ({"SLURM_OCI_ENV": "slurm"}, VARIABLES, "no slurm \n"),
+    "env=all": ({"SLURM_OCI_ENV": "all"}, VARIABLES, "mine slurm odd\n"),
+    "env=none": ({"SLURM_OCI_ENV": "none"}, VARIABLES, "no  \n"),
+    "writable=no": ({"SLURM_OCI_WRITABLE": "no"}, "(echo x >/etc/x) 2>/dev/null || echo kept", "kept\n"),
+    "writable=tmp": ({"SLURM_OCI_WRITABLE": "tmp"}, WRITE, "written\n"),
+    "writable=yes": ({"SLURM_OCI_WRITABLE": "yes"}, WRITE, "written\n"),
+    "entrypoint=no": ({"SLURM_OCI_ENTRYPOINT": "no"}, "echo ran", "ran\n"),
+    "entrypoint=yes": ({"SLURM_OCI_ENTRYPOINT": "yes"}, "echo ran", "entry\nran\n"),
+    "gpu=auto": ({"SLURM_OCI_GPU": "auto"}, "echo ran", "ran\n"),
+    "gpu=nvidia": ({"SLURM_OCI_GPU": "nvidia"}, "echo ran", "ran\n"),
+    "gpu=amd": ({"SLURM_OCI_GPU": "amd"}, "echo ran", "ran\n"),
+    "gpu=none": ({"SLURM_OCI_GPU": "none"}, "echo ran", "ran\n"),
+    "slurm=no": ({"SLURM_OCI_SLURM": "no"}, CLIENT, "no client\n"),
+    "slurm=yes": ({"SLURM_OCI_SLURM": "yes"}, CLIENT, "client\n"),
+    "share=task": ({"SLURM_OCI_SHARE": "task"}, TOGETHER, "2 containers"),
+    "share=node": ({"SLURM_OCI_SHARE": "node"}, TOGETHER, "1 container"),
+    "command=as-given": ({"SLURM_OCI_COMMAND": "as-given"}, "echo ran", "ran\n"),
+    "command=in-image": ({"SLURM_OCI_COMMAND": "in-image"}, "echo ran", "ran\n"),
+}
+
+
+def test_every_setting_has_its_check():
+    """A new one is not forgotten."""
+    assert tuple(CHECKS) == CELLS
+
+
+@pytest.fixture(scope="session")
+def images(installed):
+    """The images in place, with something mounted in the directory to mount."""
+    done = installed.run(["sh", "-c", MAKE], timeout=300)
+    assert done.returncode == 0, done.stderr
+    installed.write("/etc/cdi/nvidia.json", json.dumps(CDI))
+    installed.run(["sh", "-c", DEVICES], user="root", check=True)
+    below = f"{HOME}/it's, data/below"
+    installed.run(["mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", below], user="root", check=True)
+    yield
+    installed.run(["umount", below], user="root", check=True)
+    installed.run(["rm", "-r", "/etc/cdi", "/dev/madeup0", "/dev/madeup1"], user="root", check=True)
+    installed.run(["podman", "system", "reset", "--force"], timeout=120)
+    installed.run(["rm", "-rf", HOME], user="root", check=True)
+
+
+@pytest.mark.parametrize("runtime", KINDS)
+def test_each_value_of_each_setting_is_carried_or_refused_by_name(slurm, images, runtime):
+    """As docs/matrix.md says."""
+    if runtime == "apptainer" and not slurm.root.has("apptainer"):
+        pytest.skip(f"{slurm.root.suite} has no package of apptainer")
+    slurm.root.write("/tmp/each.py", (HERE / "each.py").read_text())
+    tried = [(kind, cells) for kind in KINDS[runtime] for cells in groups(runtime, kind)]
+    places = [image_for(slurm, runtime, kind, cells) for kind, cells in tried]
+    steps = [step(runtime, cells, image) for (_, cells), image in zip(tried, places)]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        parts = list(pool.map(lambda part: run(slurm, part), [steps[n::AT_ONCE] for n in range(AT_ONCE)]))
+    found = {kind: {} for kind in KINDS[runtime]}
+    for number, ((kind, cells), image) in enumerate(zip(tried, places)):
+        found[kind] |= verdicts(cells, image, *parts[number % AT_ONCE][number // AT_ONCE])
+    wrong = [
+        (kind, cell, told) for kind, cells in found.items() for cell, told in cells.items()
+        if not told.startswith(("works", "refused: "))
+    ]  # fmt: skip
+    assert wrong == []
+    assert not slurm.root.path("/images/rootfs/etc/x").exists()
+    # In the order of the matrix.
+    found = {kind: {cell: cells[cell] for cell in CELLS if cell in cells} for kind, cells in found.items()}
+    version = slurm("sinfo", "--version")[1].decode().split()[1]
+    table.compare("matrix", (slurm.root.suite, "cells", runtime), found, slurm=version)
+
+
+# The defaults, asked for by name, are tried at once, with marks between; and what a slow one carries.
+SLOW = {"podman": ("mounts", "workdir", "home=none", "env=all", "slurm=yes", "gpu=none")}
+MARK = "\\001"
+
+
+def groups(runtime, kind):
+    """The cells, in the steps that try them."""
+    cells = [cell for cell in CELLS if applies(cell, kind)]
+    several = (DEFAULTS, SLOW.get(runtime, ()))
+    together = [tuple(cell for cell in cells if cell in some) for some in several if some]
+    return [*together, *((cell,) for cell in cells if cell not in sum(together, ()))]
+
+
+def image_for(slurm, runtime, kind, cells):
+    """The image to try the cells with, as the user names it."""
+    if cells == ("entrypoint=yes",) or kind == "name":
+        image = WITH_ENTRY[kind]
+    elif kind in OWN and (cells == ("writable=yes",) or runtime == "podman"):
+        image = OWN[kind]
+    else:
+        image = IMAGES[kind]
+    if cells != ("variables",):
+        return image
+    definition = f"{HOME}/{runtime}-{kind}.toml"
+    slurm.root.write(definition, f'image = "{image}"\n[env]\nMINE = "it\'s, mine"\n', user="alice")
+    return definition
+
+
+def step(runtime, cells, image):
+    env = {"SLURM_OCI_RUNTIME": runtime, "MINE": "mine", "LD_LIBRARY_PATH": "/odd"}
+    for cell in cells:
+        env |= CHECKS[cell][0]
+    script = f"\nprintf '{MARK}'\n".join(f"({CHECKS[cell][1]})" for cell in cells)
+    shell = "/usr/bin/sh" if cells == ("command=in-image",) else "/bin/sh"
+    tasks = "-n2" if cells[0].startswith("share=") else "-n1"
+    return [
+        *("env", *(f"{name}={value}" for name, value in env.items())),
+        *("srun", "-Q", "--overlap", tasks, "-D", "/", f"--container={image}", shell, "-c", script),
+    ]
+
+
+def run(slurm, steps):
+    """Runs `steps` in one job, one after the other; how each one ended."""
+    words = ("salloc", "-Q", "-n2", "python3", "/tmp/each.py")
+    status, out, error = slurm(*words, input=json.dumps(steps), timeout=300)
+    assert status == 0, error
+    return json.loads(out)
+
+
+def verdicts(cells, image, status, out, error):
+    """By cell: `works`, `refused: ` and the words, or what is wrong."""
+    if status == 125:
+        return dict.fromkeys(cells, refusal(error, image))
+    if status or out.count("\1") != len(cells) - 1:
+        return dict.fromkeys(cells, f"fails with {status}: {out!r} {error!r}")
+    if cells[0].startswith("share="):
+        count = len(set(out.split()))
+        out = f"{count} container{'s' * (count > 1)}"
+    return {
+        cell: "works" if told == CHECKS[cell][2] else f"does not hold: {told!r}"
+        for cell, told in zip(cells, out.split("\1"))
+    }
