@@ -156,7 +156,8 @@ def refuse_image(container: Container) -> None:
     if settings.entrypoint == "yes" and image.root:
         raise SettingRefused(
             f"{settings.origins['entrypoint']} is `yes`: `{image.name}` is a directory, in which podman knows"
-            " no entry point"
+            " no entry point",
+            "name the program that is to get the command, or take an image of another kind",
         )
     if settings.writable == "yes" and not image.root:
         raise SettingRefused(
