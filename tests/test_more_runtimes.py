@@ -400,6 +400,20 @@ def test_podman_refuses_what_it_cannot_run(root):
         podman.plan(box("podman", Image("tools", "name"), env={"A": "\udcff"}))
 
 
+@pytest.mark.parametrize(
+    ("name", "is_there"),
+    [("tools", True), ("tools:latest", True), ("tools:2", False), ("ubuntu:24.04", False), ("beef", True)],
+)
+def test_a_name_that_podman_s_store_lacks_is_told_how_a_registry_is_named(tmp_path, name, is_there):
+    """What podman itself says of it is no help: `image not known`."""
+    box_of = lambda: box("podman", Image(name, "name"), job=job(home=str(tmp_path)))  # noqa: E731
+    assert any(f"`docker://{name}`" in note for note in podman.plan(box_of()).notes) == (name != "beef")
+    store = tmp_path / ".local/share/containers/storage/overlay-images"
+    store.mkdir(parents=True)
+    (store / "images.json").write_text('[{"id": "1", "names": ["localhost/tools:latest"]}, {"id": "2"}]')
+    assert any(f"`docker://{name}`" in note for note in podman.plan(box_of()).notes) != is_there
+
+
 # nvidia-container-runtime
 
 

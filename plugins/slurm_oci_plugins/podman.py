@@ -63,6 +63,7 @@ def plan(container: Container) -> Plan:
         options += ["--mount", apptainer.mount_text(mount.source, mount.target, mount.readonly)]
     options += ["--workdir", workdir]
     told, env, lost = variables(container)
+    notes += not_stored(container) if image.kind == "name" else ()
     podman = (container.executables["podman"], *store(container))
     links, words = image_words(container)
     return Plan(
@@ -137,6 +138,34 @@ def equal_pids(container: Container) -> dict[str, str]:
     number in it is its own, and here each rank has the same (opal/mca/shmem). So not by that way."""
     is_rank = bool({"PMIX_NAMESPACE", "PMI_JOBID"} & set(container.env))
     return {"OMPI_MCA_btl": "^sm"} if is_rank else {}
+
+
+def not_stored(container: Container) -> tuple[str, ...]:
+    """A note where the user's own store lists no image of that name: podman itself would not say how
+    one in a registry is named. (The store may be elsewhere, so that this is not for certain.)"""
+    import json  # only names pay for it
+
+    path = os.path.join(container.job.home, ".local/share/containers/storage/overlay-images/images.json")
+    try:
+        with open(path, "rb") as file:
+            listed = [str(name) for image in json.load(file) for name in image.get("names") or ()]
+    except FileNotFoundError:
+        listed = []
+    except (OSError, ValueError, AttributeError, TypeError):
+        return ()
+    name = container.image.name
+    wanted = name if ":" in name or "@" in name else f"{name}:latest"
+    if any(one == wanted or one.endswith(f"/{wanted}") for one in listed) or is_id(name):
+        return ()
+    return (
+        f"`{name}` is not in your podman store (`podman images`);"
+        f" in a registry it would be `docker://{name}`, as a file `./{name}`",
+    )
+
+
+def is_id(name: str) -> bool:
+    """Whether it may be the beginning of an image's id (podman-run(1))."""
+    return len(name) > 2 and set(name) <= set("0123456789abcdef")
 
 
 def refuse_image(container: Container) -> None:

@@ -1,10 +1,12 @@
 """What a user or an admin sees when something is wrong: one error line, hints, no traceback."""
 
 import json
+from pathlib import Path
 
 import pytest
 from conftest import GUIDES_LINE
 from images import IMAGES
+from running import until
 
 IMAGE = IMAGES["rootfs"]
 
@@ -119,3 +121,24 @@ def test_a_broken_site_toml_is_named_with_its_line(slurm):
     slurm.root.write("/opt/slurm-oci/site.toml", "# ours\nuser_hoook = false\n")
     first, _ = error_of(slurm.srun(IMAGE, "/bin/true"), 125)
     assert "/opt/slurm-oci/site.toml:2: there is no `user_hoook`" in first
+
+
+def test_a_node_without_oci_conf_can_end_the_task_with_a_word(slurm):
+    """By the TaskProlog that docs/slurm.md shows; Slurm itself would run the command on the host."""
+    page = (Path(__file__).parents[2] / "docs/slurm.md").read_text()
+    text = page.partition("<!-- task prolog -->\n```sh\n")[2].partition("```")[0]
+    slurm.root.write("/etc/slurm/task_prolog", text, mode=0o755)
+    original = slurm.root.path("/etc/slurm/slurm.conf").read_text()
+    slurm.root.write("/etc/slurm/slurm.conf", original + "TaskProlog=/etc/slurm/task_prolog\n")
+    try:
+        assert slurm("scontrol", "reconfigure", user="root")[0] == 0
+        assert slurm.srun(IMAGE, "/bin/echo", "inside")[:2] == (0, b"inside\n")
+        slurm.root.clear_oci_conf()
+        assert slurm("srun", "/bin/echo", "no container")[:2] == (0, b"no container\n")
+        said = b"slurm-oci: this node has no /etc/slurm/oci.conf, so --container would be ignored\n"
+        until(lambda: slurm.srun(IMAGE, "/bin/true")[0] == 1)  # slurmd reads slurm.conf in its own time
+        assert slurm.srun(IMAGE, "/bin/echo", "outside")[:2] == (1, said)
+        assert slurm.batch("#!/bin/sh\necho outside\n", f"--container={IMAGE}")[1].startswith(said)
+    finally:
+        slurm.root.write("/etc/slurm/slurm.conf", original)
+        slurm("scontrol", "reconfigure", user="root")
