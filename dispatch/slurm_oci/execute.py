@@ -178,6 +178,8 @@ def run_child(
             out = null if output is None else output
             for descriptor, there in ((0, null), (1, out), (2, out)):
                 os.dup2(there, descriptor)
+        if output is not None:
+            end_with_parent()
         plain_signals()
         fill(descriptors)
         start(argv, env, cwd)
@@ -186,6 +188,13 @@ def run_child(
         os._exit(problem.status)
     except BaseException:
         os._exit(125)
+
+
+def end_with_parent() -> None:
+    """Has the kernel kill this process when its parent ends, however that ends (prctl(2))."""
+    import ctypes  # for the few programs whose result nobody else could use
+
+    ctypes.CDLL(None).prctl(1, signals.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def reap(child: int) -> "int | None":

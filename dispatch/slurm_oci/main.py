@@ -177,6 +177,13 @@ def by(
             f"`arguments` in site.toml has words for `{way.runtime}`, which takes none of a site's",
             "the site: take them out of site.toml, then `slurm-oci-plugins compile`",
         )
+    if way.kind and wanted.writable == "yes":
+        raise problems.SettingRefused(
+            f"{wanted.origins['writable']} is `yes`: what `{picture.name}` is unpacked to is kept for other"
+            " tasks, and stays as it is",
+            "SLURM_OCI_WRITABLE=tmp is for changes that may be lost",
+            "for changes that stay unpack it yourself: slurm-oci-plugins bundle IMAGE DIRECTORY",
+        )
     if way.importer:
         from slurm_oci import cache
 
