@@ -25,7 +25,21 @@ def text(figures: dict[str, Any]) -> str:
     for row in figures["slurm"]:
         low, high = row["quartiles"]
         lines.append(f"{row['what']:40} {row['ms']:8.1f} ms {low:8.1f} … {high:6.1f}")
+    if figures["unpacking"]:
+        lines += ["", *unpacking(figures["unpacking"])]
     return "\n".join(lines)
+
+
+def unpacking(found: dict[str, Any]) -> list[str]:
+    image = f"an archive of {found['files']} files, {found['megabytes']} MB"
+    return [
+        f"{image:40} {'unpackings':>11} {'step':>9} {'of one task':>12} {'unpacked already':>17}",
+        *(
+            f"{row['tasks']:3} tasks {'':30} {row['unpackings']:11} {row['s']:7.2f} s"
+            f" {row['of one task']:12.2f} {row['unpacked already s']:15.2f} s"
+            for row in found["rows"]
+        ),
+    ]
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:

@@ -35,15 +35,17 @@ def main() -> int:
     )
     options = parser.parse_args()
     in_own_namespace()
-    through_slurm = []
+    through_slurm, unpacking = [], None
     if options.slurm:
         import slurm
+        import unpack
 
         through_slurm = slurm.everything(options.quick)
+        unpacking = unpack.everything(options.quick)
     with tempfile.TemporaryDirectory(prefix="slurm-oci-benchmark-") as folder:
         os.chmod(folder, 0o755)
         figures = everything(Node.made(Path(folder)), options.quick)
-    figures["slurm"] = through_slurm
+    figures |= {"slurm": through_slurm, "unpacking": unpacking}
     print(report.text(figures))
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)

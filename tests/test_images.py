@@ -14,7 +14,7 @@ from conftest import BUSYBOX, OWN_UID, StandIn, job, make_stand_in, request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_oci import cache, claims, images, state
+from slurm_oci import cache, claims, gc, images, state
 from slurm_oci.cache import Cache, Caches
 from slurm_oci.problems import CacheUnsafe, ImportFailed
 from slurm_oci.values import Image
@@ -524,6 +524,25 @@ def test_gc_removes_what_leads_nowhere(own):
     assert not path.parent.exists()
 
 
+def test_gc_keeps_the_cache_within_its_limit(tmp_path):
+    """And removes what a dead task has half made; a dry run and one for a job remove no image."""
+    own = cache.own(str(tmp_path), OWN_UID, "")
+    images.make_folders(own)
+    entry(own, "a", 10)
+    work = Path(own.path) / "work" / GONE.format(boot=state.boot_id())
+    (work / "result").mkdir(parents=True)
+    wanted = gc.Wanted(NODE, str(tmp_path / "none"), cache=str(tmp_path), limit=5)
+    paths = [str(work), own.entry("a.sif")]
+    dry = gc.own(attrs.evolve(wanted, dry_run=True))
+    assert [(left.path, left.job, left.removed) for left in dry] == [(paths[0], 42, False)]
+    assert gc.own(attrs.evolve(wanted, job=41)) == []
+    assert [(left.path, left.job, left.removed) for left in gc.own(wanted)] == [
+        (paths[0], 42, True),
+        (paths[1], 0, True),
+    ]
+    assert gc.own(wanted) == []
+
+
 # From the entry point, with programs in the places of umoci and of skopeo
 
 UMOCI = """
@@ -595,6 +614,45 @@ def test_what_is_kept_for_others_is_not_to_be_changed(site, layout, stand_in):
         assert not tool.calls or tool.words[0][1] == "unpack"
         del site.job["SLURM_OCI_WRITABLE"]
         assert site.run(layout, "/bin/sh", "-c", ":").status == 0
+
+
+def test_explain_shows_what_is_done_first_and_does_nothing(site, layout, stand_in):
+    """The importer's commands; all that depends on the unpacked image is empty."""
+    tool = stand_in("umoci", UMOCI.replace("BUSYBOX", BUSYBOX))
+    command = [site.prefix / "bin" / "slurm-oci-plugins", "explain", "--json", layout, "--", "/bin/sh"]
+    env = {"PATH": f"{site.place}/bin:/usr/bin:/bin"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    shown = json.loads(done.stdout)
+    assert shown["image"]["kind"] == "oci-layout"
+    assert (shown["runtime"], shown["argv"]) == ("unshare", [])
+    assert (shown["import"]["importer"], shown["import"]["makes"]) == ("umoci", "oci-bundle")
+    assert [argv[2] for argv in shown["import"]["commands"]] == ["unpack", "runtime-config"]
+    assert tool.calls == []
+    done = subprocess.run([*command[:2], layout], env=env, capture_output=True, text=True, check=True)
+    assert "first, once for all tasks  (oci-bundle, kept below " in done.stdout
+    assert list((site.place / "images").iterdir()) == []
+
+
+def test_prefetch_unpacks_before_jobs_need_it(site, layout, stand_in):
+    """Into the user's own cache; it prints where."""
+    tool = stand_in("umoci", UMOCI.replace("BUSYBOX", BUSYBOX))
+    command = [site.prefix / "bin" / "slurm-oci-plugins", "prefetch"]
+    env = {"PATH": f"{site.place}/bin:/usr/bin:/bin"}
+    for _ in range(2):
+        done = subprocess.run([*command, layout], env=env, capture_output=True, text=True, check=True)
+        path = f"{site.place}/images/{OWN_UID}/entries/sha256-aa.oci-bundle"
+        assert (done.stdout, done.stderr) == (f"{path}\n", "")
+    assert len(tool.calls) == 2
+    done = subprocess.run([*command, "--store", layout], env=env, capture_output=True, text=True)
+    assert (done.returncode, "names no store" in done.stderr) == (1, True)
+    with (site.prefix / "site.toml").open("a") as file:
+        file.write(f'store = "{site.place}/store"\n')
+    for _ in range(2):
+        done = subprocess.run([*command, "--store", layout], env=env, capture_output=True, text=True)
+        path = f"{site.place}/store/entries/sha256-aa.oci-bundle"
+        assert (done.stdout, done.stderr) == (f"{path}\n", "")
+    assert len(tool.calls) == 4
+    assert Path(path, "image", "rootfs").stat().st_mode & 0o777 == 0o755
 
 
 def test_without_an_importer_each_runtime_says_what_it_needs(site, layout):

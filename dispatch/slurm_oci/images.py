@@ -126,7 +126,9 @@ def make_folders(where: Cache) -> None:
     """Raises CacheUnavailable, CacheUnsafe."""
     mode = 0o755 if where.is_store else 0o700
     with written(where.path):
-        os.makedirs(os.path.dirname(where.path), exist_ok=True)
+        parent = os.path.dirname(where.path)
+        if os.path.basename(parent) == ".cache":  # in the user's home; any other is the site's to make
+            os.makedirs(parent, 0o700, exist_ok=True)
         for path in (where.path, *(os.path.join(where.path, name) for name in FOLDERS)):
             try:
                 os.mkdir(path, mode)

@@ -182,7 +182,7 @@ def by(
             f"{wanted.origins['writable']} is `yes`: what `{picture.name}` is unpacked to is kept for other"
             " tasks, and stays as it is",
             "SLURM_OCI_WRITABLE=tmp is for changes that may be lost",
-            "for changes that stay unpack it yourself: slurm-oci-plugins bundle IMAGE DIRECTORY",
+            "for changes that stay, unpack it into a directory of your own and name that",
         )
     if way.importer:
         from slurm_oci import cache
