@@ -188,7 +188,7 @@ def own(prefix):
 def test_what_is_wrong_with_an_installation(prefix):
     """Stale catalog, plugin that cannot be used, file that others can write, no state base."""
     own(prefix)
-    (prefix / "site.toml").write_text('state = "/no/such/base"\n')
+    (prefix / "site.toml").write_text('state = "/no/such/base"\n[images]\ncache = "/no/such/cache"\n')
     (prefix / "plugins.d" / "bad.py").write_text("import nothing_that_there_is\n")
     (prefix / "plugins.d" / "bad.py").chmod(0o664)
     findings = list(installation.checks(str(prefix)))
@@ -198,12 +198,28 @@ def test_what_is_wrong_with_an_installation(prefix):
         "catalog": "warning",
         "plugin": "warning",
         "state": "warning",
+        "images": "warning",
     }
     by_check = {finding.check: finding for finding in findings}
     assert by_check["modes"].message.startswith(f"{prefix}/plugins.d/bad.py has mode 0664: others")
     assert "`site.toml` has changed since" in by_check["catalog"].message
     assert "nothing_that_there_is" in by_check["plugin"].message
     assert "d /no/such/base 1777 root root -" in by_check["state"].cure
+
+
+def test_what_site_toml_calls_a_runtime_and_is_none(prefix):
+    """Wherever it does; with what was meant."""
+    own(prefix)
+    state = (prefix / "site.toml").read_text()
+    text = 'order = ["cruun", "runc"]\n' + state + '[[rules]]\nruntime = "unshar"\n[arguments]\nfoo = []\n'
+    (prefix / "site.toml").write_text(text)
+    findings = [finding for finding in installation.checks(str(prefix)) if finding.check == "site"]
+    assert [finding.message for finding in findings] == [
+        "`order` in site.toml names no runtime: `cruun`",
+        "`arguments` in site.toml names no runtime: `foo`",
+        "`rules` in site.toml names no runtime: `unshar`",
+    ]
+    assert [finding.cure for finding in findings][::2] == ["did you mean `crun`?", "did you mean `unshare`?"]
 
 
 def test_a_site_toml_that_is_wrong_and_an_entry_point_without_its_python(prefix):
@@ -219,7 +235,9 @@ def test_a_site_toml_that_is_wrong_and_an_entry_point_without_its_python(prefix)
 def test_a_state_base_that_is_not_sticky_is_a_failure(tmp_path):
     """Another user could take somebody's place in it."""
     (tmp_path / "state").mkdir(mode=0o777)
-    assert found_by(installation.state_base(str(tmp_path / "state")))["state"] == "failed"
+    assert installation.place("state", str(tmp_path / "state"), "").state == "failed"
+    (tmp_path / "file").write_text("")
+    assert installation.place("state", str(tmp_path / "file"), "").state == "failed"
 
 
 # Slurm

@@ -158,6 +158,22 @@ def test_forced_mounts_come_on_top_of_a_job_s(tmp_path):
     )
 
 
+def test_a_task_is_refused_what_the_site_refuses_and_told_what_it_forces(slurm, stand_in, image):
+    """Through the entry point; `explain` names the layer."""
+    stand_in("tool")
+    site_toml(slurm, 'order = ["tool"]\nrefuse = ["gpu=amd"]\n')
+    with (slurm.prefix / "site.toml").open("a") as file:
+        file.write('[forced]\nenv = "slurm"\n')
+    slurm.job["SLURM_OCI_GPU"] = "amd"
+    ended = slurm.run(image, "/bin/echo")
+    assert (ended.status, ended.code) == (125, "setting-refused")
+    slurm.job["SLURM_OCI_GPU"] = "none"
+    slurm.job["SLURM_OCI_ENV"] = "all"
+    assert slurm.run(image, "/bin/echo").code == "setting-refused"
+    found = json.loads(explained(slurm, image).out)["settings"]["env"]
+    assert found == {"value": "slurm", "from": "`env` in [forced] of site.toml"}
+
+
 def test_without_any_of_it_the_policy_changes_nothing(tmp_path):
     """Which is when a task does not ask it."""
     job = {"home": "none", "mounts": "/usr:/data"}

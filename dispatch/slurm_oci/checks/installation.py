@@ -6,9 +6,10 @@ import subprocess
 from collections.abc import Iterator
 
 import slurm_oci
-from slurm_oci import catalog, plugins, site
+from slurm_oci import cache, catalog, plugins, site
 from slurm_oci.checks import Finding, Group
-from slurm_oci.problems import Problem
+from slurm_oci.plugins import Gathered
+from slurm_oci.problems import Problem, nearest
 
 GROUP = Group("installation")
 PARTS = ("run", "slurm-oci-run-default", "lib", "bin", "plugins.d", site.NAME, "oci.conf", catalog.TEXT)
@@ -32,7 +33,8 @@ def checks(prefix: str) -> Iterator[Finding]:
             f"{aside.name} ({aside.source}) is kept aside: {aside.reason}",
             "mend it or take it away, then `slurm-oci-plugins compile`; the other runtimes go on working",
         )
-    yield from state_base(gathered.site.state)
+    yield from strangers(gathered)
+    yield from places(gathered.site)
 
 
 def entry_point(prefix: str) -> Finding:
@@ -59,8 +61,8 @@ def tampered(prefix: str) -> Iterator[Finding]:
             "prefix", f"{prefix}: {error.strerror}", f"`slurm-oci-plugins install --prefix {prefix}`"
         )
         return
-    places = (prefix, *(os.path.join(prefix, name) for name in PARTS), *everything(prefix))
-    open_ones = [(path, what) for path in dict.fromkeys(places) if (what := open_to_others(path, owner))]
+    paths = (prefix, *(os.path.join(prefix, name) for name in PARTS), *everything(prefix))
+    open_ones = [(path, what) for path in dict.fromkeys(paths) if (what := open_to_others(path, owner))]
     if open_ones:
         path, what = open_ones[0]
         rest = f" (and {len(open_ones) - 1} more)" if len(open_ones) > 1 else ""
@@ -108,46 +110,68 @@ def compiled(prefix: str) -> Iterator[Finding]:
         )
 
 
-def state_base(base: str) -> Iterator[Finding]:
-    """Where runtimes that need a directory of their own have it, and whether the next boot makes it."""
-    line = f"d {base} 1777 root root -"
-    make = f"`mkdir -p {base} && chmod 1777 {base}`"
-    try:
-        found = os.lstat(base)
-    except OSError as error:
-        yield GROUP.warning(
-            "state",
-            f"{base}: {error.strerror}; tasks take a fresh directory in /tmp instead",
-            f"{make}, and `{line}` in /etc/tmpfiles.d/slurm-oci.conf for the next boot",
-        )
-        return
-    mode = stat.S_IMODE(found.st_mode)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != 0 or mode != 0o1777:
-        what = (
-            "is no directory"
-            if not stat.S_ISDIR(found.st_mode)
-            else f"is user {found.st_uid}'s, mode {mode:04o}"
-        )
-        yield GROUP.failed(
-            "state",
-            f"{base} {what}: it must be root's and sticky, so that nobody takes another user's place in it",
-            f"`chown root {base} && chmod 1777 {base}`",
-        )
-    kind = file_system(base)
+def strangers(gathered: Gathered) -> Iterator[Finding]:
+    """What site.toml calls a runtime and is none here: misspelt, or of a plugin that is kept aside."""
+    known = [found.runtime.name for found in gathered.found]
+    wanted = gathered.site
+    named = {
+        "order": wanted.order,
+        "allow_runtimes": wanted.allow_runtimes,
+        "refuse_runtimes": wanted.refuse_runtimes,
+        "arguments": list(wanted.arguments),
+        "rules": [rule.runtime for rule in wanted.rules],
+    }
+    for key, names in named.items():
+        for name in dict.fromkeys(names):
+            if name not in known:
+                near = nearest(name, known)
+                meant = f"did you mean `{near}`?" if near else f"known are {', '.join(known)}"
+                yield GROUP.warning("site", f"`{key}` in {site.NAME} names no runtime: `{name}`", meant)
+
+
+def places(wanted: site.Site) -> Iterator[Finding]:
+    """Where tasks keep what they need on this node, and whether the next boot makes it again."""
+    yield place("state", wanted.state, "tasks take a fresh directory in /tmp instead")
+    kind = file_system(wanted.state)
     if kind in SHARED:
         yield GROUP.failed(
             "state-shared",
-            f"{base} lies in a shared file system ({kind}), and holds what belongs to one node",
+            f"{wanted.state} lies in a shared file system ({kind}), and holds what belongs to one node",
             "`state` in site.toml names a directory that is local to each node",
         )
-    elif kind == "tmpfs" and not made_at_boot(base):
+    elif kind == "tmpfs" and os.path.isdir(wanted.state) and not made_at_boot(wanted.state):
         yield GROUP.warning(
-            "state-boot",
-            f"{base} is gone after the next boot",
-            f"`{line}` in /etc/tmpfiles.d/slurm-oci.conf",
+            "state-boot", f"{wanted.state} is gone after the next boot", f"{line_for(wanted.state)}"
         )
-    if stat.S_ISDIR(found.st_mode) and found.st_uid == 0 and mode == 0o1777:
-        yield GROUP.ok("state", f"{base}, mode 1777, on {kind or 'a local file system'}")
+    yield place(
+        "images", wanted.images.cache or cache.BASE, "unpacked images are kept in users' homes instead"
+    )
+
+
+def place(check: str, base: str, instead: str) -> Finding:
+    """A directory in which each user has one of his own."""
+    try:
+        found = os.lstat(base)
+    except OSError as error:
+        cure = f"`mkdir -p {base} && chmod 1777 {base}`, and {line_for(base)}"
+        return GROUP.warning(check, f"{base}: {error.strerror}; {instead}", cure)
+    mode = stat.S_IMODE(found.st_mode)
+    if not stat.S_ISDIR(found.st_mode):
+        return GROUP.failed(
+            check, f"{base} is no directory", f"put it out of the way: `mv {base} {base}.old`"
+        )
+    if found.st_uid != 0 or mode != 0o1777:
+        return GROUP.failed(
+            check,
+            f"{base} is user {found.st_uid}'s, mode {mode:04o}: it must be root's and sticky, so that nobody"
+            " takes another user's place in it",
+            f"`chown root {base} && chmod 1777 {base}`",
+        )
+    return GROUP.ok(check, f"{base}, mode 1777")
+
+
+def line_for(base: str) -> str:
+    return f"for the next boot `d {base} 1777 root root -` in /etc/tmpfiles.d/slurm-oci.conf"
 
 
 def file_system(path: str) -> str:
