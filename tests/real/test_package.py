@@ -11,6 +11,7 @@ from images import IMAGES
 from slurm_root import SlurmRoot
 
 OURS = "/opt/slurm-oci"
+BASES = ("/run/slurm-oci", "/var/cache/slurm-oci")
 ADMINS = {
     "site.toml": 'order = ["unshare"]\n',
     "plugins.d/own.py": "def slurm_oci_runtimes():\n    return []\n",
@@ -140,6 +141,7 @@ def test_the_debian_package_is_used_upgraded_and_removed(bare, deb, older_deb):
     admins = sorted([OURS, f"{OURS}/plugins.d", *(f"{OURS}/{name}" for name in ADMINS)])
     assert sorted(left(bare)) == admins
     as_root(bare, "dpkg", "--purge", "slurm-oci")
+    assert [base for base in BASES if bare.root.path(base).exists()] == []
     assert sorted(left(bare)) == admins
     assert bare.root.path(f"{OURS}/site.toml").read_text() == ADMINS["site.toml"]
     as_root(bare, "rm", "-r", OURS)
