@@ -263,6 +263,34 @@ def shown(verdict: str, versions: list[str], words: list[str], count: int) -> st
     return f"{text} beside Slurm {', '.join(sorted(versions))}" if count > 1 else text
 
 
+def mpi() -> str:
+    """What tests/real/test_mpi.py found, a row for each runtime and kind of image, a column for each way
+    to speak with a version of Slurm. Numbers of ranks and nodes that ended alike share a verdict."""
+    found = json.loads((PROJECT / "docs" / "mpi.json").read_text(encoding="utf-8"))
+    columns = [(suite, way) for suite in found.values() for way in sorted({*ways(suite)})]
+    titles = [f"Slurm {suite['slurm']}, {way}" for suite, way in columns]
+    lines = [f"| runtime, image | {' | '.join(titles)} |", "|---" * (len(columns) + 1) + "|"]
+    for name in dict.fromkeys(name for suite in found.values() for name in suite["rows"]):
+        cells = [of_sizes(suite["rows"].get(name, {}), way) for suite, way in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def ways(suite: "dict[str, dict[str, dict[str, str]]]") -> list[str]:
+    return [key.partition(", ")[0] for row in suite["rows"].values() for key in row]
+
+
+def of_sizes(row: dict[str, str], way: str) -> str:
+    """The verdict on `way`, or the verdicts, each with its numbers of ranks and nodes."""
+    sizes: dict[str, list[str]] = {}
+    for key, verdict in row.items():
+        if key.startswith(f"{way}, "):
+            sizes.setdefault(verdict, []).append(key.partition(", ")[2])
+    if len(sizes) < 2:
+        return next(iter(sizes), "not in this Debian")
+    return "; ".join(f"{verdict} ({', '.join(which)})" for verdict, which in sizes.items())
+
+
 def templates() -> str:
     """Every starting point for ~/.slurm-oci-run."""
     from slurm_oci.templates import templates
@@ -349,6 +377,7 @@ PARTS = {
     "examples": examples,
     "guide_findings": guide_findings,
     "matrix": matrix,
+    "mpi": mpi,
     "findings": findings,
     "templates": templates,
     "doctor_healthy": lambda: doctor_of("healthy"),

@@ -106,13 +106,12 @@ def test_a_number_that_is_no_descriptor_asks_for_nothing(number):
     assert mpi.descriptors(TASK, {"PMI_FD": number}) == 0
 
 
-def test_a_descriptor_that_was_closed_on_the_way_is_refused_where_ranks_need_it(closed):
-    """One rank alone is rank 0 of 1 anyway, and that of another step is nobody's."""
+def test_a_descriptor_that_was_closed_on_the_way_is_refused(closed):
+    """But not that of another step, which is nobody's."""
     env = {**PMI2, "PMI_FD": str(closed)}
     with pytest.raises(MpiRefused, match=f"descriptor {closed} ") as refusal:
         mpi.descriptors(TASK, env)
     assert "srun --mpi=none" in refusal.value.hints[-1]
-    assert mpi.descriptors(TASK, {**env, "SLURM_STEP_NUM_TASKS": "1"}) == 0
     assert mpi.descriptors(TASK, {**env, "PMI_JOBID": "41.0"}) == 0
 
 
@@ -124,16 +123,14 @@ def test_the_pmix_server_s_directory_is_mounted_where_the_client_was_told(spool,
     env = {**PMIX, "PMIX_SERVER_TMPDIR": f"{told}//pmix.42.3/"}
     found = mpi.server_mount(request(spool=passed), env)
     assert found == Mount(str(spool), str(told), False, True, found.why)
-    assert mpi.server_mount(request(spool=passed), {**env, "SLURM_STEP_NUM_TASKS": "1"}).wish is False
 
 
-def test_a_pmix_server_that_is_not_there_is_refused_where_ranks_need_it(spool):
+def test_a_pmix_server_that_is_not_there_is_refused(spool):
     """What does not exist is never mounted."""
     env = {**PMIX, "PMIX_SERVER_TMPDIR": f"{spool}/pmix.42.4"}
     with pytest.raises(MpiRefused, match="not on this node"):
         mpi.server_mount(TASK, env)
     assert mpi.server_mount(TASK, {**env, "PMIX_NAMESPACE": "slurm.pmix.42.4"}) is None
-    assert mpi.server_mount(TASK, {**env, "SLURM_STEP_NUM_TASKS": "1"}) is None
 
 
 def test_the_container_has_both(tmp_path, spool, descriptor):

@@ -34,10 +34,10 @@ def ranks(env: "Mapping[str, str]") -> int:
 
 
 def is_wish(request: Request, env: "Mapping[str, str]") -> bool:
-    """Whether the task must be given what it is offered, or be refused: where the step has more tasks
-    than one and the job asked for it, by `srun --mpi` or SLURM_MPI_TYPE. What is merely the site's
-    MpiDefault, every task is offered, whether it has to do with MPI or not."""
-    return bool(offered(request, env)) and ranks(env) > 1 and env.get("SLURM_MPI_TYPE") != default()
+    """Whether the task must be given what it is offered, or be refused: where the job asked for it, by
+    `srun --mpi` or SLURM_MPI_TYPE. What is merely the site's MpiDefault, every task is offered, whether
+    it has to do with MPI or not."""
+    return bool(offered(request, env)) and env.get("SLURM_MPI_TYPE") != default()
 
 
 def default() -> str:
@@ -101,7 +101,7 @@ def require_user(container: Container, uid: int, gid: int) -> tuple[str, ...]:
     another. Raises MpiRefused where PMIx was asked for."""
     request, env = container.request, container.job.env
     himself = (request.uid, os.getegid())
-    if offered(request, env) != "PMIx" or ranks(env) < 2 or (uid, gid) == himself:
+    if offered(request, env) != "PMIx" or (uid, gid) == himself:
         return ()
     what = (
         f"PMIx would leave an MPI program waiting: it knows the ranks as user {himself[0]}:{himself[1]},"

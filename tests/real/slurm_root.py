@@ -71,6 +71,7 @@ class SlurmRoot:
         *,
         name: str | None = None,
         slurm_conf: str = "",
+        layers: Iterable[Path] = (),
         tied: bool = True,
     ) -> "SlurmRoot":
         """Start Slurm in a fresh copy of `suite` ("trixie" or "sid") and wait until it is idle.
@@ -78,6 +79,7 @@ class SlurmRoot:
         nodes: 1 to 3; with one, users' commands run on `node1` itself, with more on `head`.
         name: what the root is called, `suite` by default; roots of different names coexist.
         slurm_conf: lines to add to slurm.conf, the last word where one is there already.
+        layers: directories to lay over the file system, each with what shall be there on top.
         tied: the root ends with this process, however that ends; else it stays until `down`.
 
         Raises RootUnavailable if the file system cannot be had, SlurmRootError otherwise.
@@ -86,7 +88,7 @@ class SlurmRoot:
             raise SlurmRootError(f"{nodes} nodes; 1 to 3 are possible")
         base = debian_root.ensure(suite)
         request = {
-            "layers": [str(image_layer(suite, base)), str(base / "root")],
+            "layers": [*map(str, layers), str(image_layer(suite, base)), str(base / "root")],
             "nodes": nodes,
             "slurm": True,
             "slurm_conf": slurm_conf,
