@@ -19,6 +19,7 @@ COMMANDS = {  # name -> what `--help` says; the module is imported when it is ca
     "prefetch": "Unpack an image before jobs need it, for yourself or into the site's store.",
     "template": "Starting points for your own ~/.slurm-oci-run, and whether yours will be run.",
     "site": "The effective site settings and where each comes from.",
+    "bundle": "Make an OCI bundle of an image, a directory or a distribution.",
     "oci-conf": "Print an oci.conf, for all runtimes or for one.",
     "scrun": "Set up rootless Docker or Podman whose containers run as jobs.",
     "lint": "What is wrong with an oci.conf and the files beside it.",
