@@ -328,11 +328,17 @@ def cures_in_the_code() -> dict[str, list[tuple[str, list[str]]]]:
             name = getattr(call.func, "attr", getattr(call.func, "id", ""))
             if name not in names:
                 continue
-            message, *hints = [template(argument, texts) for argument in call.args] or [""]
+            arguments = [branch for argument in call.args for branch in branches(argument)]
+            message, *hints = [template(argument, texts) for argument in arguments] or [""]
             known = found.setdefault(name, [])
             if message and all(message != other for other, _ in known):
                 known.append((message, [hint for hint in hints if hint]))
     return found
+
+
+def branches(node: ast.expr) -> list[ast.expr]:
+    """Both texts of `A if … else B`, in the order in which they stand."""
+    return [node.body, node.orelse] if isinstance(node, ast.IfExp) else [node]
 
 
 def template(node: ast.AST, texts: list[ast.Assign]) -> str:
