@@ -37,8 +37,8 @@ def checks(conf: Conf | None) -> Iterator[Finding]:
         )
     else:
         yield GROUP.ok("who", f"tried as {entry.pw_name}, user {uid}")
+        yield from subordinate_ids(entry)
     yield from own_hook(entry)
-    yield from subordinate_ids(entry)
     yield run_user(entry, conf)
     yield primary_group(entry, conf)
 
