@@ -95,6 +95,9 @@ def test_what_a_runtime_says_of_itself_is_of_the_known_words(name):
     assert name in ORDER
 
 
+NOTHING_ELSE = (Image("/i", "rootfs", "/i"), {"candidates": {}}, "/opt/slurm-oci")  # to suggest instead
+
+
 @pytest.mark.parametrize("name", RUNTIMES)
 @pytest.mark.parametrize("setting", ["home", "writable", "entrypoint", "gpu", "slurm", "share"])
 def test_a_setting_is_carried_or_refused_by_name(name, setting):
@@ -105,10 +108,10 @@ def test_a_setting_is_carried_or_refused_by_name(name, setting):
         # What a Slurm client needs inside are mounts.
         needed = "mounts" if setting == "slurm" else f"{setting}={choice}"
         if needed in runtime.carries:
-            refuse_what_is_not_carried(runtime, settings)
+            refuse_what_is_not_carried(runtime, settings, *NOTHING_ELSE)
         without = runtime.replace(carries=tuple(carried for carried in runtime.carries if carried != needed))
         with pytest.raises(SettingRefused, match=f"SLURM_OCI_{setting.upper()} asks for `{needed}`"):
-            refuse_what_is_not_carried(without, settings)
+            refuse_what_is_not_carried(without, settings, *NOTHING_ELSE)
 
 
 # apptainer
