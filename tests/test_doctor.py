@@ -31,7 +31,7 @@ def found_by(findings) -> dict[str, str]:
 
 @pytest.mark.parametrize("machine", tiny.CODES)
 def test_the_tiny_program_says_so_and_ends_or_waits(machine, tmp_path):
-    """Without a word it ends with 0; with one it waits to be killed."""
+    """With one word it waits to be killed; without, or with a shell's, it ends with 0."""
     emulator = (
         []
         if machine == MACHINE
@@ -44,6 +44,8 @@ def test_the_tiny_program_says_so_and_ends_or_waits(machine, tmp_path):
     path.chmod(0o755)
     done = subprocess.run([*emulator, path], capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, tiny.SAYS, b"")
+    as_shell = subprocess.run([*emulator, path, "/etc/rc", "/", "/bin/true"], capture_output=True)
+    assert (as_shell.returncode, as_shell.stdout) == (0, tiny.SAYS)
     with subprocess.Popen([*emulator, path, "wait"], stdout=subprocess.PIPE) as waiting:
         assert waiting.stdout.readline() == tiny.SAYS
         assert waiting.poll() is None

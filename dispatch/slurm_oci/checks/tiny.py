@@ -1,7 +1,8 @@
 """An image that every runtime can start: a few directories and one program that needs no library.
 
 The program is some hundred bytes of machine code, so that nothing need be fetched or compiled. It
-writes a line, and ends with 0 if it was given no word; else it waits to be killed.
+writes a line and ends with 0; given one word, it waits to be killed. It is the image's shell too, for
+runtimes that have that start the command.
 """
 
 import json
@@ -32,11 +33,11 @@ def program(machine: str) -> bytes | None:
 
 
 def x86_64() -> bytes:
-    """write(1, SAYS), then exit(0), or pause() for ever where argc is not 1."""
+    """write(1, SAYS), then exit(0), or pause() for ever where argc is 2."""
     size = struct.pack("<I", len(SAYS))
     after = bytes.fromhex(
         "0f05"  # syscall
-        "833c2401 7509"  # cmp dword [rsp], 1; jne wait
+        "833c2402 7409"  # cmp dword [rsp], 2; je wait
         "b83c000000 31ff 0f05"  # exit(0)
         "b822000000 0f05 ebf7"  # wait: pause(); jmp wait
     )
@@ -53,8 +54,8 @@ def aarch64() -> bytes:
         0xD2800808,  # mov x8, 64 (write)
         0xD4000001,  # svc 0
         0xF94003E0,  # ldr x0, [sp]
-        0xF100041F,  # cmp x0, 1
-        0x54000001 | 4 << 5,  # b.ne wait
+        0xF100081F,  # cmp x0, 2
+        0x54000000 | 4 << 5,  # b.eq wait
         0xD2800000,  # mov x0, 0
         0xD2800BA8,  # mov x8, 93 (exit)
         0xD4000001,  # svc 0
@@ -87,7 +88,8 @@ def make(folder: str, machine: str) -> dict[str, str]:
         os.makedirs(os.path.join(root, name))
     for name in ("", *FOLDERS):
         os.chmod(os.path.join(root, name), 0o755)  # whatever the umask
-    write(root + PLACE, content, 0o755)
+    for place in (PLACE, "/bin/sh"):
+        write(root + place, content, 0o755)
     uid, gid = os.geteuid(), os.getegid()
     write(f"{root}/etc/passwd", f"root:x:0:0::/root:{PLACE}\nuser:x:{uid}:{gid}::/:{PLACE}\n".encode())
     write(f"{root}/etc/group", f"root:x:0:\nuser:x:{gid}:\n".encode())
