@@ -71,6 +71,24 @@ def test_the_mappings_are_those_of_who_runs_it():
     assert linux["namespaces"] == [{"type": "user"}, {"type": "mount"}]
 
 
+def test_what_a_sif_keeps_of_its_image_is_found(tmp_path):
+    """Variables and command, as apptainer 1.4 writes them; nothing that a shell would have to work out."""
+    folder = tmp_path / ".singularity.d"
+    (folder / "env").mkdir(parents=True)
+    (folder / "env/10-docker2singularity.sh").write_text(
+        '#!/bin/sh\nexport PATH="/bin"\nexport IMAGE="${IMAGE:-"busy box"}"\nexport X="${X:-"$(id)"}"\n'
+    )
+    (folder / "runscript").write_text(
+        '#!/bin/sh\nOCI_ENTRYPOINT=\'"/bin/tini" "--"\'\nOCI_CMD=\'"a b"\'\n\n# x\n'
+    )
+    found = {"args": ["/bin/tini", "--", "a b"], "env": ["PATH=/bin", "IMAGE=busy box"]}
+    assert bundling.of_sif(str(tmp_path)) == found
+    (folder / "runscript").unlink()
+    (folder / "runscript").symlink_to("/../../../../../../etc/passwd")
+    assert bundling.of_sif(str(tmp_path)) == {**found, "args": []}
+    assert bundling.of_sif(str(tmp_path / "nothing")) == {"args": [], "env": []}
+
+
 @pytest.mark.skipif(not shutil.which("mksquashfs"), reason="needs squashfs-tools")
 def test_a_squashfs_file_is_unpacked(rootfs, tmp_path):
     """By the real program."""

@@ -7,6 +7,8 @@ here besides takes the other kinds of images, distributions, and the stores of p
 import json
 import os
 import pwd
+import re
+import shlex
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +17,7 @@ from typing import Any
 
 import attrs
 
-from slurm_oci import bundle, importers, importing, state
+from slurm_oci import bundle, importers, importing, rootfs, state
 from slurm_oci.choose import find_executable
 from slurm_oci.image import KINDS, classify
 from slurm_oci.importers import RESULT, SOURCE, Importer
@@ -86,11 +88,12 @@ def by_podman(image: Image, programs: Mapping[str, str]) -> tuple[Words, ...]:
 def exported(engine: Words, programs: Mapping[str, str], name: str = "") -> tuple[Words, ...]:
     """The words after which the image `name`, or the only one there is, lies in `TAR`."""
     shell = (
-        'set -e; name=$1; shift; [ "$name" ] || name=$("$0" "$@" images --quiet | head -n 1)\n'
+        "set -e; name=$1; shift; made=\n"
+        'trap "exit 1" INT TERM HUP; trap \'[ -z "$made" ] || "$0" "$@" rm "$made"\' EXIT\n'
+        '[ "$name" ] || name=$("$0" "$@" images --quiet | head -n 1)\n'
         f'"$0" "$@" image inspect --format "{{{{json .Config}}}}" "$name" > {INSPECTED}\n'
         'made=$("$0" "$@" create "$name" /bin/true)\n'
-        f'"$0" "$@" export --output {TAR} "$made" || status=$?\n'
-        '"$0" "$@" rm "$made"; exit ${status:-0}'
+        f'"$0" "$@" export --output {TAR} "$made"'
     )
     extract = (programs["tar"], *UNPACK)
     return ((*SHELL, shell, engine[0], name, *engine[1:]), (programs["mkdir"], ROOTFS), extract)
@@ -369,7 +372,38 @@ def declared(way: Way, work: str) -> dict[str, Any]:
         layout = os.path.join(work, importers.LAYOUT)
         manifest = importing.read_json(importing.blob(layout, importing.manifest_of(layout, importers.TAG)))
         return of_image(importing.read_json(importing.blob(layout, manifest["config"])).get("config") or {})
-    return {}
+    return of_sif(os.path.join(work, ROOTFS)) if way.image.kind == "sif" else {}
+
+
+OF_SIF = ".singularity.d"  # what apptainer and singularity keep of the image that a SIF was made of
+SETS = re.compile(r'export ([A-Za-z_]\w*)="(?:\$\{\1:-"([^"\\$`]*)"\}|([^"\\$`]*))"')
+
+
+def of_sif(root: str) -> dict[str, Any]:
+    """The variables and the command of the OCI image that a SIF was made of; values that only a shell
+    could tell are left out."""
+    exports = map(SETS.fullmatch, lines_of(root, f"{OF_SIF}/env/10-docker2singularity.sh"))
+    env = [f"{found[1]}={found[2] or found[3] or ''}" for found in exports if found]
+    said = {"OCI_ENTRYPOINT": "", "OCI_CMD": ""}
+    for line in lines_of(root, f"{OF_SIF}/runscript")[:10]:
+        name, _, value = line.partition("=")
+        if name in said:
+            said[name] = value
+    try:
+        args = [word for value in said.values() for text in shlex.split(value) for word in shlex.split(text)]
+    except ValueError:
+        args = []
+    return {"args": args, "env": env}
+
+
+def lines_of(root: str, name: str) -> list[str]:
+    """Of a file in the root file system, which a link in there does not leave."""
+    path, _ = rootfs.resolve(root, name)
+    try:
+        with open(root + path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read().split("\n")
+    except OSError:
+        return []
 
 
 def of_image(found: Mapping[str, Any]) -> dict[str, Any]:
