@@ -184,7 +184,7 @@ def test_a_command_that_is_not_there_is_told_and_cleaned_up_after(supervisor):
     assert ended(process)[1].splitlines() == [
         "slurm-oci: error: cannot start `/no/such/runtime`: it, or the interpreter in its first line, is"
         " not there [runtime-missing]",
-        "  `slurm-oci-plugins explain` shows each step of the decision",
+        "  `slurm-oci-plugins list` shows what this node has",
     ]
     assert (process.returncode, supervisor.log()) == (127, ["clean"])
 

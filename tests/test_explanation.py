@@ -11,11 +11,14 @@ import termios
 
 import click
 import pytest
-from conftest import ODD_WORDS
+from conftest import ODD_WORDS, container
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slurm_oci import Plan
+from slurm_oci.commands.explain import HIDDEN, without_secrets
 from slurm_oci.explanation import UNLIMITED, Page, shell_word
+from slurm_oci.main import Decision
 
 
 @given(st.lists(ODD_WORDS, min_size=1, max_size=4), st.sampled_from([40, UNLIMITED]))
@@ -121,3 +124,11 @@ def test_a_secret_is_shown_nowhere(image, tmp_path):
     shown = in_terminal(200, "explain", str(definition))
     assert "hush" not in shown
     assert re.search(r"env\s+X_TOKEN=\*{8}", click.unstyle(shown))
+
+
+def test_an_option_that_tells_a_secret_is_masked_and_the_command_is_not():
+    """Shifter and Sarus are told some variables so; what the user typed is shown as he typed it."""
+    box = container(env={"API_TOKEN": "hush", "A": "b"}, command=("cmd", "hush"))
+    made = Plan(("/shifter", "--env=API_TOKEN=hush", "--env=A=b", "cmd", "hush"), {})
+    decision = Decision(box.request, box.job, box.image, box.settings, "shifter", made, container=box)
+    assert without_secrets(decision) == ["/shifter", f"--env=API_TOKEN={HIDDEN}", "--env=A=b", "cmd", "hush"]
