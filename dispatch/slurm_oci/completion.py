@@ -37,6 +37,13 @@ def runtimes(ctx: click.Context, parameter: click.Parameter, incomplete: str) ->
     ]
 
 
+def bundled(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What `bundle --from` takes."""
+    from slurm_oci.bundling import FROM
+
+    return [CompletionItem(kind) for kind in FROM if kind.startswith(incomplete)]
+
+
 def templates(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The starting points for ~/.slurm-oci-run."""
     from slurm_oci.cli import data_folder

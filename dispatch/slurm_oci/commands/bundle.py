@@ -6,12 +6,20 @@ import sys
 
 import click
 
+from slurm_oci.completion import bundled, files
+
 
 @click.command("bundle")
-@click.option("--from", "kind", metavar="KIND", help="What SOURCE is, where it cannot be found out.")
+@click.option(
+    "--from",
+    "kind",
+    metavar="KIND",
+    shell_complete=bundled,
+    help="What SOURCE is, where it cannot be found out.",
+)
 @click.option("--user", metavar="NAME", help="Who runs it by Slurm's own runc or crun lines.  [default: you]")
-@click.argument("source")
-@click.argument("dest")
+@click.argument("source", shell_complete=files)
+@click.argument("dest", shell_complete=files)
 @click.pass_obj
 def command(prefix: str, kind: str | None, user: str | None, source: str, dest: str) -> None:
     """Make an OCI bundle at DEST of SOURCE, by the programs that are on this host.
@@ -19,7 +27,8 @@ def command(prefix: str, kind: str | None, user: str | None, source: str, dest: 
     SOURCE is a reference (docker://alpine), an OCI layout or archive, a docker archive, a SIF or
     squashfs file, a directory with a root file system, or another bundle. With --from mmdebstrap,
     debootstrap, dnf or yum it is a release of a distribution; with --from podman or docker an image in
-    that program's store. DEST must not be there yet, and is not unless all of it is made.
+    that program's store. DEST must not be there yet; it is there once all of it
+    is made.
     """
     from slurm_oci import bundling, importing
     from slurm_oci.problems import nearest, visible
