@@ -254,7 +254,7 @@ def test_site_tells_each_setting_and_where_it_comes_from(slurm):
     assert of_jobs["home"] == {"value": "none", "from": str(path), "line": 6, "forced": True}
     lines = ask(slurm, "site").out.splitlines()
     assert f"user_hook:       false  ({path}:1)" in lines
-    assert f'home:       "none"  ({path}:6, and no job can have another)' in lines
+    assert f'home:       "none"  ({path}:6, forced on every job)' in lines
 
 
 def test_oci_conf_prints_the_installation_s(slurm):

@@ -70,4 +70,4 @@ def lines(shown: dict[str, dict[str, Any]]) -> list[str]:
 
 def origin(found: dict[str, Any]) -> str:
     where = f"{found['from']}:{found['line']}" if found["line"] else str(found["from"])
-    return where + (", and no job can have another" if found.get("forced") else "")
+    return where + (", forced on every job" if found.get("forced") else "")
