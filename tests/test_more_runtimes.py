@@ -373,7 +373,6 @@ def test_podman_s_options_for_each_setting(root):
 
     assert options(writable="yes")[-4:-2] == ("--rootfs", root.path)
     assert "--read-only" not in options(writable="yes")
-    assert "--device=nvidia.com/gpu=all" in options(gpu="nvidia")
     assert not [word for word in options(gpu="none") if word.startswith("--device")]
     assert "--entrypoint=" not in options(Image("tools:1", "name"), entrypoint="yes")
 

@@ -20,6 +20,8 @@ SLURMS_OWN = (
 )
 # Directories that every image has its own of: the job's is never laid over them.
 SYSTEM = ("/bin", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/sbin", "/sys", "/usr")
+# What Slurm sets for a step with GPUs: numbers of the node's first, then what programs shall count by.
+GRANTED = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 MOUNTINFO = "/proc/self/mountinfo"  # proc(5)
 TOP = ("/", "/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/var")
 
@@ -131,6 +133,12 @@ def mounts(
         if of_server and is_free(of_server.target, found):
             found[of_server.target] = of_server
     return tuple(sorted(found.values(), key=lambda mount: mount.target))
+
+
+def has_gpus(container: Container) -> bool:
+    """Whether the task shall have GPUs: asked for by vendor, or granted by Slurm and not declined."""
+    gpu = container.settings.gpu
+    return gpu not in ("auto", "none") or (gpu == "auto" and any(map(container.job.env.get, GRANTED)))
 
 
 def as_far_as_it_reaches(mount: Mount) -> "Iterable[Mount]":

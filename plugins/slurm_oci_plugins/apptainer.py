@@ -1,7 +1,9 @@
 """Apptainer: directories, bundles, SIF and squashfs files, without root."""
 
+import os
+
 from slurm_oci import Container, Mount, Plan, Runtime, SettingRefused, problems
-from slurm_oci.container import IMAGES_OWN, require_utf8, workdir_in
+from slurm_oci.container import IMAGES_OWN, has_gpus, require_utf8, workdir_in
 from slurm_oci.job import STANDARD_PATH
 
 # What apptainer takes for its own process, or its shell in between keeps for itself, is told to the
@@ -57,7 +59,7 @@ def plan_for(container: Container, name: str, env_prefix: str) -> Plan:
     elif settings.home == "none":
         options += ["--no-home"]
     options += {"no": [], "tmp": ["--writable-tmpfs"], "yes": ["--writable"]}[settings.writable]
-    options += {"nvidia": ["--nv"], "amd": ["--rocm"]}.get(settings.gpu, [])
+    options += gpu_options(container)
     for mount in container.mounts:
         # Home, /tmp and the job's directory apptainer binds itself, if it can and the site lets it.
         if mount.wish or mount.why not in ("home", "") or (mount.why == "home" and not own_home):
@@ -77,6 +79,19 @@ def plan_for(container: Container, name: str, env_prefix: str) -> Plan:
     env = {"PATH": STANDARD_PATH, "HOME": container.job.home, "USER": container.job.user, **env}
     argv = (container.executables[name], *options, image.root or image.path or image.name)
     return Plan((*argv, *container.command), env)
+
+
+def gpu_options(container: Container) -> list[str]:
+    """By vendor; for GPUs that Slurm has granted, by the vendors whose devices the node has."""
+    gpu = container.settings.gpu
+    if not has_gpus(container):
+        return []
+    options = {"nvidia": ("--nv", "/dev/nvidiactl"), "amd": ("--rocm", "/dev/kfd")}
+    return [
+        option
+        for vendor, (option, device) in options.items()
+        if vendor == gpu or (gpu == "auto" and os.path.exists(device))
+    ]
 
 
 def is_shared(container: Container) -> bool:

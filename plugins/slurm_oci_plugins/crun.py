@@ -16,7 +16,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
             version=("--root=/tmp", "--version"),  # as a user without /run/user/UID it would say no more
             carries=(
                 *("mounts", "workdir", "variables", "arguments", "home=none"),
-                *("writable=tmp", "writable=yes", "gpu=none"),
+                *("writable=tmp", "writable=yes", "gpu=nvidia", "gpu=amd", "gpu=none"),
             ),
             private=("oci-bundle",),
         )
@@ -25,4 +25,6 @@ def slurm_oci_runtimes() -> list[Runtime]:
 
 def plan(container: Container) -> Plan:
     # The job stays in the control group that Slurm gave it.
-    return oci.plan_for(container, "crun", ("--cgroup-manager=disabled",))
+    container, notes = oci.with_gpus(container)
+    made = oci.plan_for(container, "crun", ("--cgroup-manager=disabled",))
+    return made.replace(notes=(*made.notes, *notes))

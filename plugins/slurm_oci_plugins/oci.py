@@ -9,7 +9,7 @@ import os
 
 from slurm_oci import Container, File, Mount, Plan, problems
 from slurm_oci.bundle import is_bind
-from slurm_oci.container import placed, require_utf8, workdir_in
+from slurm_oci.container import has_gpus, placed, require_utf8, workdir_in
 from slurm_oci.job import STANDARD_PATH
 from slurm_oci.rootfs import Cover, cover, covers, is_below
 
@@ -101,6 +101,15 @@ def require_home(container: Container) -> None:
             "the variable HOME is empty, and `runc` would set it from the image's /etc/passwd",
             "unset it, or take another runtime: `slurm-oci-plugins list` shows what this node has",
         )
+
+
+def with_gpus(container: Container) -> tuple[Container, tuple[str, ...]]:
+    """The container with what the step's GPUs need, and notes. Raises SettingRefused."""
+    if not has_gpus(container):
+        return container, ()
+    from slurm_oci_plugins import gpus  # few tasks have some
+
+    return gpus.edited(container)
 
 
 class Laid:

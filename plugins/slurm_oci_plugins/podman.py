@@ -9,7 +9,7 @@ import os
 
 from slurm_oci import Container, File, Mount, Plan, Runtime, SettingRefused, problems
 from slurm_oci.choose import find_executable
-from slurm_oci.container import placed, require_utf8, workdir_in
+from slurm_oci.container import has_gpus, placed, require_utf8, workdir_in
 from slurm_oci.job import STANDARD_PATH
 from slurm_oci_plugins import apptainer, carried
 
@@ -36,7 +36,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
             plan=plan,
             carries=(
                 *("mounts", "workdir", "variables", "arguments", "home=none", "entrypoint=yes"),
-                *("writable=tmp", "writable=yes", "gpu=nvidia", "gpu=none"),
+                *("writable=tmp", "writable=yes", "gpu=nvidia", "gpu=amd", "gpu=none"),
             ),
             private=kinds,
             variables=("CONTAINERS_", "PODMAN_", "REGISTRY_", "STORAGE_"),
@@ -53,6 +53,12 @@ def plan(container: Container) -> Plan:
     mounts = carried.mounts(container, apptainer.fault_of_mount)
     workdir, notes = workdir_in(container.replace(mounts=mounts))
     options = options_for(container)
+    if has_gpus(container):
+        from slurm_oci_plugins import gpus  # few tasks have some
+
+        devices, lacking = gpus.devices(container)
+        options += [f"--device={name}" for name in devices]
+        notes = (*notes, *lacking)
     init = find_executable("catatonit", {}, (INITS,))
     if init:
         options += ["--init", f"--init-path={init}"]
@@ -94,8 +100,6 @@ def options_for(container: Container) -> list[str]:
         options += ["--log-driver=passthrough"]  # the container gets the task's own files, as they are
     if settings.writable == "no":
         options += ["--read-only", "--read-only-tmpfs=false"]
-    if settings.gpu == "nvidia":
-        options += ["--device=nvidia.com/gpu=all"]
     if settings.entrypoint == "no" and not image.root:
         options += ["--entrypoint="]
     if container.descriptors:

@@ -17,7 +17,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
             check=lambda container: oci.step_by_step(plan(container)),
             carries=(
                 *("mounts", "workdir", "variables", "arguments", "home=none"),
-                *("writable=tmp", "writable=yes", "gpu=none"),
+                *("writable=tmp", "writable=yes", "gpu=nvidia", "gpu=amd", "gpu=none"),
             ),
             private=("oci-bundle",),
         )
@@ -26,7 +26,9 @@ def slurm_oci_runtimes() -> list[Runtime]:
 
 def plan(container: Container) -> Plan:
     oci.require_home(container)
+    container, notes = oci.with_gpus(container)
     # rootless: control groups that it may not write are passed over.
     # Its warnings about them go into a file; what ends it is said on stderr all the same.
     log = os.path.join(container.private, "log")
-    return oci.plan_for(container, "runc", ("--rootless=true", "--log", log), needs_root=True)
+    made = oci.plan_for(container, "runc", ("--rootless=true", "--log", log), needs_root=True)
+    return made.replace(notes=(*made.notes, *notes))

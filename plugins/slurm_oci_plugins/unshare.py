@@ -8,7 +8,7 @@ import os
 import sys
 
 from slurm_oci import Container, Mount, Plan, Runtime
-from slurm_oci.container import IMAGES_OWN, placed, workdir_in
+from slurm_oci.container import IMAGES_OWN, has_gpus, placed, workdir_in
 from slurm_oci.job import STANDARD_PATH
 from slurm_oci.rootfs import covers
 
@@ -26,7 +26,7 @@ def slurm_oci_runtimes() -> list[Runtime]:
             plan=plan,
             carries=(
                 *("mounts", "workdir", "variables", "home=none"),
-                *("writable=tmp", "writable=yes", "gpu=none"),
+                *("writable=tmp", "writable=yes", "gpu=nvidia", "gpu=amd", "gpu=none"),
             ),
             private=("writable=tmp",),
         )
@@ -34,16 +34,21 @@ def slurm_oci_runtimes() -> list[Runtime]:
 
 
 def plan(container: Container) -> Plan:
+    notes: tuple[str, ...] = ()
+    if has_gpus(container):
+        from slurm_oci_plugins import gpus  # few tasks have some
+
+        container, notes = gpus.edited(container)
     if container.settings.writable == "tmp":
         from slurm_oci_plugins import overlay  # few tasks ask for it
 
         if not overlay.is_own(container):
-            return overlay.over(container, plan_for(container, "yes", overlay.root(container)))
-    return plan_for(container, container.settings.writable, container.image.root)
+            return overlay.over(container, plan_for(container, "yes", overlay.root(container), notes))
+    return plan_for(container, container.settings.writable, container.image.root, notes)
 
 
-def plan_for(container: Container, writable: str, place: str) -> Plan:
-    """The plan for the image that will lie at `place`; `writable` as enter.py's MODE."""
+def plan_for(container: Container, writable: str, place: str, more: tuple[str, ...]) -> Plan:
+    """The plan for the image that will lie at `place`; `writable` as enter.py's MODE, `more` notes."""
     root = container.image.root
     container = container.replace(mounts=with_host(container.mounts, root))
     mounts, lacking = placed(container)
@@ -75,7 +80,7 @@ def plan_for(container: Container, writable: str, place: str) -> Plan:
     operations += ["variable", "LC_CTYPE", env["LC_CTYPE"]] if "LC_CTYPE" in env else ["unset", "LC_CTYPE"]
     enter = os.path.join(os.path.dirname(__file__), "enter.py")
     argv = (sys.executable, "-ISBXutf8", enter, *operations, "start", workdir, *container.command)
-    return Plan(argv, env, cwd="/", notes=notes)
+    return Plan(argv, env, cwd="/", notes=(*notes, *more))
 
 
 def with_host(mounts: tuple[Mount, ...], root: str) -> tuple[Mount, ...]:

@@ -1,0 +1,131 @@
+"""GPUs by CDI, the Container Device Interface: what a vendor's tool has written down for this node of
+the device nodes, driver files and variables that a container needs.
+
+Read from JSON in /etc/cdi and /var/run/cdi; the latter's count first (CDI specification, SPEC.md). For
+runtimes that get the host's /dev as a whole the device nodes are there, and Slurm's control group
+decides which can be opened. Hooks need root or a writable image: what NVIDIA's are for, the links to
+libraries and the linker's cache, is done by mounts of the links' names and LD_LIBRARY_PATH.
+"""
+
+import os
+
+from slurm_oci import Container, Mount, SettingRefused
+from slurm_oci.container import GRANTED, has_gpus
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+FOLDERS = ("/var/run/cdi", "/etc/cdi")
+KINDS = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu"}
+
+
+def granted(container: Container) -> str:
+    """The GPUs of the step, as Slurm's variables say: `0,2`; empty for none."""
+    env = container.job.env
+    return next((env[name] for name in GRANTED if env.get(name)), "")
+
+
+def devices(container: Container) -> tuple[list[str], tuple[str, ...]]:
+    """The CDI names of the step's devices (`nvidia.com/gpu=0`), and notes. A name is the number on the
+    node where the file has it, else `all`, of which the control group shows the step's own.
+
+    Raises SettingRefused where a vendor's were asked for and nothing on the node describes them.
+    """
+    gpu, numbers = container.settings.gpu, granted(container)
+    if not has_gpus(container):
+        return [], ()
+    known = specs()
+    for vendor in KINDS if gpu == "auto" else (gpu,):
+        kind = KINDS[vendor]
+        names = {
+            device.get("name") for spec in known if spec.get("kind") == kind for device in spec["devices"]
+        }
+        wanted = [number for number in numbers.split(",") if number in names]
+        if not wanted or len(wanted) < len(numbers.split(",")):
+            wanted = ["all"] if "all" in names else sorted(filter(None, names))
+        if wanted:
+            return [f"{kind}={name}" for name in wanted], ()
+    if gpu != "auto":
+        raise SettingRefused(
+            f"{container.settings.origins['gpu']} is `{gpu}`: no JSON file in /etc/cdi or /var/run/cdi"
+            f" describes devices of `{KINDS[gpu]}`",
+            "the site, for NVIDIA: nvidia-ctk cdi generate --format=json --output=/etc/cdi/nvidia.json"
+            " (in place of a YAML file there)",
+        )
+    note = "Slurm has granted GPUs, and no JSON file in /etc/cdi says what the container needs for them"
+    return [], (note,)
+
+
+def edited(container: Container) -> tuple[Container, tuple[str, ...]]:
+    """The container with the mounts and variables of the step's devices, and notes."""
+    names, notes = devices(container)
+    if not names:
+        return container, notes
+    env = dict(container.env)
+    mounts = {mount.target: mount for mount in container.mounts}
+    label = container.settings.origins.get("gpu", "the step's GPUs")
+    folders = []
+    for edits in edits_of(names):
+        env |= dict(text.partition("=")[::2] for text in edits.get("env", ()))
+        for mount in edits.get("mounts", ()):
+            source, target = mount["hostPath"], os.path.normpath(mount["containerPath"])
+            for name in (os.path.basename(target), *links_to(source)):
+                place = os.path.join(os.path.dirname(target), name)
+                is_wish = container.settings.wished("gpu")
+                mounts.setdefault(
+                    place, Mount(source, place, "ro" in mount.get("options", ()), is_wish, label)
+                )
+            if ".so" in os.path.basename(target):
+                folders.append(os.path.dirname(target))
+    if folders:
+        old = (env.get("LD_LIBRARY_PATH") or container.image.env.get("LD_LIBRARY_PATH", "")).split(":")
+        env["LD_LIBRARY_PATH"] = ":".join(dict.fromkeys(filter(None, [*old, *folders])))
+    ordered = sorted(mounts.values(), key=lambda mount: mount.target)
+    return container.replace(env=env, mounts=tuple(ordered)), notes
+
+
+def links_to(library: str) -> "Iterable[str]":
+    """The other names of a library in its directory, as `libcuda.so.1` of `libcuda.so.550.54.14`."""
+    folder, name = os.path.split(library)
+    stem = name.partition(".so")[0] + ".so"
+    if stem == name + ".so" or not os.path.isdir(folder):
+        return
+    for other in sorted(os.listdir(folder)):
+        path = os.path.join(folder, other)
+        if other != name and other.startswith(stem) and os.path.realpath(path) == os.path.realpath(library):
+            yield other
+
+
+def edits_of(names: list[str]) -> "Iterable[dict[str, Any]]":
+    """The edits of these devices, each file's own before."""
+    for spec in specs():
+        wanted = [device for device in spec["devices"] if f"{spec.get('kind')}={device.get('name')}" in names]
+        if wanted:
+            yield spec.get("containerEdits", {})
+            yield from (device.get("containerEdits", {}) for device in wanted)
+
+
+def specs() -> "list[dict[str, Any]]":
+    """What the node's files describe. Raises SettingRefused for one that is none."""
+    import json  # few tasks have GPUs
+
+    found = []
+    for folder in FOLDERS:
+        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+            if not name.endswith(".json"):
+                continue
+            path = os.path.join(folder, name)
+            try:
+                with open(path, "rb", 0) as file:
+                    spec = json.loads(file.read())
+                if not isinstance(spec, dict) or not isinstance(spec.get("devices"), list):
+                    raise ValueError("it has no list `devices`")
+            except (OSError, ValueError) as error:
+                raise SettingRefused(
+                    f"cannot read `{path}`, which describes devices: {error}",
+                    "SLURM_OCI_GPU=none does without",
+                ) from None
+            found.append(spec)
+    return found

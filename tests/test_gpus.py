@@ -1,0 +1,153 @@
+"""GPUs by CDI, the Container Device Interface: `plugins/slurm_oci_plugins/gpus.py` and who uses it."""
+
+import json
+
+import pytest
+from conftest import container, job
+
+from slurm_oci import Image, Mount, SettingRefused, Settings
+from slurm_oci.container import has_gpus
+from slurm_oci_plugins import apptainer, crun, gpus, podman, unshare
+
+GRANTED = {"SLURM_STEP_GPUS": "0,2", "CUDA_VISIBLE_DEVICES": "0,1"}
+
+
+@pytest.fixture(autouse=True)
+def node(tmp_path, monkeypatch):
+    """A node whose CDI files lie in two directories of the test's."""
+    folders = [tmp_path / "run", tmp_path / "etc"]
+    for folder in folders:
+        folder.mkdir()
+    monkeypatch.setattr(gpus, "FOLDERS", tuple(map(str, folders)))
+    return tmp_path
+
+
+def describe(node, kind, *names, folder="etc", edits=None, **each):
+    devices = [{"name": name, "containerEdits": each.get(name, {})} for name in names]
+    spec = {"cdiVersion": "0.6.0", "kind": kind, "devices": devices, "containerEdits": edits or {}}
+    (node / folder / f"{kind.replace('/', '-')}.json").write_text(json.dumps(spec))
+
+
+def box(env=None, gpu="", **changes):
+    origins = {"gpu": "SLURM_OCI_GPU"} if gpu else {}
+    settings = Settings(gpu=gpu or "auto", origins=origins)
+    return container(job=job(env or {}), settings=settings, env={}, **changes)
+
+
+@pytest.mark.parametrize(
+    ("env", "gpu", "expected"),
+    [
+        ({}, "", False),
+        (GRANTED, "", True),
+        ({"ROCR_VISIBLE_DEVICES": "0"}, "", True),
+        ({"CUDA_VISIBLE_DEVICES": ""}, "", False),
+        (GRANTED, "none", False),
+        ({}, "nvidia", True),
+        ({}, "amd", True),
+    ],
+)
+def test_a_task_has_gpus_where_slurm_grants_them_or_somebody_asks(env, gpu, expected):
+    """And none where somebody says none."""
+    assert has_gpus(box(env, gpu)) == expected
+    assert expected or gpus.devices(box(env, gpu)) == ([], ())
+
+
+def test_the_step_s_devices_are_told_by_their_numbers_on_the_node(node):
+    """SLURM_STEP_GPUS counts as the node does, CUDA_VISIBLE_DEVICES as the step's control group."""
+    describe(node, "nvidia.com/gpu", "0", "1", "2", "all")
+    assert gpus.devices(box(GRANTED)) == (["nvidia.com/gpu=0", "nvidia.com/gpu=2"], ())
+
+
+@pytest.mark.parametrize(("names", "told"), [(("0", "all"), ["all"]), (("a", "b"), ["a", "b"])])
+def test_names_that_are_no_numbers_mean_all(node, names, told):
+    """Of which Slurm's control group shows the step's own."""
+    describe(node, "nvidia.com/gpu", *names)
+    assert gpus.devices(box(GRANTED))[0] == [f"nvidia.com/gpu={name}" for name in told]
+    assert gpus.devices(box({"CUDA_VISIBLE_DEVICES": "GPU-1234"}))[0] == [
+        f"nvidia.com/gpu={name}" for name in told
+    ]
+
+
+def test_the_vendor_is_the_one_that_the_node_describes_or_that_was_asked_for(node):
+    """NVIDIA first, where there are both."""
+    describe(node, "amd.com/gpu", "0", "2")
+    assert gpus.devices(box(GRANTED))[0] == ["amd.com/gpu=0", "amd.com/gpu=2"]
+    describe(node, "nvidia.com/gpu", "all", folder="run")
+    assert gpus.devices(box(GRANTED))[0] == ["nvidia.com/gpu=all"]
+    assert gpus.devices(box(GRANTED, "amd"))[0] == ["amd.com/gpu=0", "amd.com/gpu=2"]
+
+
+def test_a_node_that_describes_none_is_noted_and_a_wish_refused():
+    """A default is best effort."""
+    names, (note,) = gpus.devices(box(GRANTED))
+    assert (names, note[:26]) == ([], "Slurm has granted GPUs, an")
+    with pytest.raises(SettingRefused, match="SLURM_OCI_GPU is `nvidia`: no JSON file in /etc/cdi"):
+        gpus.devices(box(GRANTED, "nvidia"))
+
+
+def test_a_file_that_is_none_is_named(node):
+    """With what does without it."""
+    (node / "etc/nvidia.json").write_text("{")
+    with pytest.raises(SettingRefused, match=r"cannot read `.*/etc/nvidia\.json`, which describes devices"):
+        gpus.devices(box(GRANTED))
+    (node / "etc/nvidia.json").write_text("[]")
+    with pytest.raises(SettingRefused, match="no list `devices`"):
+        gpus.devices(box(GRANTED))
+
+
+def test_the_edits_are_mounts_and_variables(node):
+    """The file's and the device's; a library by all its names, found by the linker; mounts that somebody
+    asked for at a place stay."""
+    host = node / "driver"
+    host.mkdir()
+    (host / "libcuda.so.550.54").write_text("")
+    for link in ("libcuda.so.1", "libcuda.so"):
+        (host / link).symlink_to("libcuda.so.550.54")
+    (host / "libcudart.so.12").write_text("")
+    library = {"hostPath": f"{host}/libcuda.so.550.54", "containerPath": "/usr/lib/libcuda.so.550.54"}
+    tool = {
+        "hostPath": "/usr/bin/nvidia-smi",
+        "containerPath": "/usr/bin/nvidia-smi",
+        "options": ["ro", "rbind"],
+    }
+    edits = {"env": ["NVIDIA_VISIBLE_DEVICES=void"], "mounts": [library, tool], "hooks": [{"path": "/x"}]}
+    describe(
+        node,
+        "nvidia.com/gpu",
+        "0",
+        "2",
+        "5",
+        edits=edits,
+        **{"2": {"env": ["TWO=2"]}, "5": {"env": ["NO=1"]}},
+    )
+    own = Mount("/my/smi", "/usr/bin/nvidia-smi")
+    made, notes = gpus.edited(box(GRANTED, mounts=(own,)))
+    assert notes == ()
+    assert made.env == {"NVIDIA_VISIBLE_DEVICES": "void", "TWO": "2", "LD_LIBRARY_PATH": "/usr/lib"}
+    source = f"{host}/libcuda.so.550.54"
+    assert made.mounts == (
+        own,
+        *(
+            Mount(source, f"/usr/lib/libcuda.so{end}", False, False, "the step's GPUs")
+            for end in ("", ".1", ".550.54")
+        ),
+    )
+
+
+def test_each_runtime_gets_them_in_its_own_way(node, tmp_path):
+    """Mounts and variables for those that have the host's /dev, names for podman, options for apptainer."""
+    root = tmp_path / "image"
+    for folder in ("dev", "proc", "sys"):
+        (root / folder).mkdir(parents=True)
+    describe(node, "nvidia.com/gpu", "all", edits={"env": ["DRIVER=1"]})
+    rootfs = Image(str(root), "rootfs", str(root), str(root))
+    programs = {name: f"/node/bin/{name}" for name in ("crun", "podman", "apptainer")}
+    asked = box(gpu="nvidia", image=rootfs, executables=programs, private="/private")
+    assert unshare.plan(asked).env["DRIVER"] == "1"
+    bundle = asked.replace(image=rootfs.replace(kind="oci-bundle", config={"process": {}}))
+    (config,) = [file for file in crun.plan(bundle).files if file.name == "bundle/config.json"]
+    assert "DRIVER=1" in json.loads(config.content)["process"]["env"]
+    stored = asked.replace(image=Image("tools", "name"))
+    assert "--device=nvidia.com/gpu=all" in podman.plan(stored).argv
+    assert "--nv" in apptainer.plan(asked).argv
+    assert "--rocm" in apptainer.plan(asked.replace(settings=Settings(gpu="amd"))).argv
