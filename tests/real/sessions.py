@@ -23,7 +23,8 @@ BLOCK = re.compile(r"(<!-- (on slurm|on a fresh machine) -->\n```console\n)(.*?)
 USERS = {"$": "alice", "#": "root"}
 CHANGING = [
     (re.compile(r"(?<=Submitted batch job )\d+"), "42"),
-    (re.compile(r"srun: job \d+ .*\n"), ""),  # of queueing, when jobs follow each other quickly
+    # Of waiting, when jobs and steps follow each other quickly.
+    (re.compile(r"^srun: ([Jj]ob \d+ |Job step |Step created ).*\n", re.MULTILINE), ""),
 ]
 MARK = "\x1d"  # ends what a command has written; then its exit status
 

@@ -147,6 +147,22 @@ def test_the_debian_package_is_used_upgraded_and_removed(bare, deb, older_deb):
     as_root(bare, "rm", "-r", OURS)
 
 
+def test_the_package_holds_what_people_look_for_elsewhere(deb):
+    """Manual pages (which the root leaves out), completion, the pages, and each library's licence."""
+    listed = subprocess.run(
+        ["dpkg-deb", "--contents", deb], capture_output=True, text=True, check=True
+    ).stdout
+    held = {line.split()[5].removeprefix(".") for line in listed.splitlines()}
+    expected = [f"/usr/share/man/man{page.suffix[1:]}/{page.name}.gz" for page in (PROJECT / "man").iterdir()]
+    expected += ["/usr/share/bash-completion/completions/slurm-oci-plugins"]
+    expected += ["/usr/share/zsh/vendor-completions/_slurm-oci-plugins"]
+    expected += ["/usr/share/fish/vendor_completions.d/slurm-oci-plugins.fish"]
+    expected += ["/usr/share/doc/slurm-oci/README.md", "/usr/share/doc/slurm-oci/docs/install.md"]
+    assert [path for path in expected if path not in held] == []
+    for library in ("attrs", "click", "pluggy", "shellingham", "slurm_oci"):
+        assert any(f"/lib/{library}-" in path and "LICENSE" in path for path in held), library
+
+
 def test_the_shells_complete_the_command_of_the_package(bare, deb):
     """Each finds the file where it looks for such."""
     shutil.copy(deb, bare.root.path("/tmp/new.deb"))
