@@ -34,7 +34,11 @@ def probe(executable: str) -> dict[str, bool]:
     from slurm_oci.ask import answer  # tasks take the answer from the catalog
 
     told = answer(executable, "help", "exec")
-    return {"cwd": "--cwd" in told, "sharens": "--sharens" in told}
+    return {
+        "cwd": "--cwd" in told,
+        "sharens": "--sharens" in told,
+        "no-eval": "--no-eval" in answer(executable, "help", "run"),
+    }
 
 
 def plan(container: Container) -> Plan:
@@ -48,6 +52,12 @@ def plan_for(container: Container, name: str, env_prefix: str) -> Plan:
         raise SettingRefused(
             f"{settings.origins['writable']} is `yes`: `{image.name}` is no directory, and cannot change",
             "`apptainer build --sandbox DIR IMAGE` makes a directory of it",
+        )
+    if settings.entrypoint == "yes" and not container.probed.get("no-eval", True):
+        raise SettingRefused(
+            f"{settings.origins['entrypoint']} is `yes`: this {name} would read the command once more as a"
+            " shell does (it has no `run --no-eval`, which Apptainer 1.1 and SingularityCE 3.10 brought)",
+            "name the image's entry point in the command",
         )
     options = ["-s", "run", "--no-eval"] if settings.entrypoint == "yes" else ["-s", "exec"]
     options += ["--sharens"] if settings.share == "node" and is_shared(container) else []

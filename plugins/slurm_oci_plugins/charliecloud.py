@@ -44,12 +44,16 @@ def probe(executable: str) -> dict[str, bool]:
     """Which of the options that came and went this version knows (`ch-run --help`)."""
     from slurm_oci.ask import answer  # tasks take the answer from the catalog
 
-    return {"write-fake": "--write-fake" in answer(executable, "--help")}
+    told = answer(executable, "--help")
+    # Where there is no `--home`, `--no-home` says what is the default elsewhere (before 0.31).
+    return {"write-fake": "--write-fake" in told, "no-home": "--no-home" in told and " --home" not in told}
 
 
 def plan(container: Container) -> Plan:
     image, settings = container.image, container.settings
     options = joining(container) if settings.share == "node" else []
+    if container.probed.get("no-home", False):
+        options += ["--no-home"]  # it is among the mounts, if it is wanted
     if settings.slurm == "yes":
         options += ["--no-passwd"]  # else ch-run lays its own over the host's
     if settings.writable == "yes" and not image.root:

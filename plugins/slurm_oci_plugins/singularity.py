@@ -1,6 +1,6 @@
 """SingularityCE: what Apptainer runs, by nearly the same command line."""
 
-from slurm_oci import Container, Mount, Plan, Runtime, SettingRefused
+from slurm_oci import Container, Mount, Plan, Runtime
 from slurm_oci_plugins import apptainer, carried
 
 
@@ -35,12 +35,6 @@ def probe(executable: str) -> dict[str, bool]:
 
 
 def plan(container: Container) -> Plan:
-    if container.settings.entrypoint == "yes" and not container.probed.get("no-eval", True):
-        raise SettingRefused(
-            f"{container.settings.origins['entrypoint']} is `yes`: this singularity would read the command"
-            " once more as a shell does (it has no `run --no-eval`, which 3.10 brought)",
-            "name the entry point in the command instead, or take another runtime",
-        )
     if container.probed.get("mount", True):
         return apptainer.plan_for(container, "singularity", "SINGULARITYENV_")
     container = container.replace(mounts=carried.mounts(container, fault_of_bind))
