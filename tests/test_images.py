@@ -551,7 +551,7 @@ unpack) /bin/mkdir -p result/rootfs/bin result/rootfs/tmp result/rootfs/dev resu
   /bin/cp BUSYBOX result/rootfs/bin/sh ;;
 runtime-config) echo '{"ociVersion": "1.0.0", "root": {"path": "rootfs"}, "linux": {}, "hostname": "x",
   "mounts": [{"destination": "/odd", "type": "bind", "source": "/nowhere"}],
-  "process": {"user": {"uid": 0, "gid": 0}, "args": ["/bin/sh"], "env": ["TERM=xterm"], "cwd": "/"}}' \\
+  "process": {"user": {"uid": 0, "gid": 0}, "args": ["/bin/sh", "-c", "echo entry $0"], "env": ["TERM=xterm"], "cwd": "/"}}' \\
   >result/config.json ;;
 esac
 """
@@ -567,7 +567,9 @@ def layout(place):
     manifest = {"digest": "sha256:aa", "mediaType": "m", "size": 1}
     (folder / "index.json").write_text(json.dumps({"manifests": [manifest]}))
     (blobs / "aa").write_text(json.dumps({"config": {"digest": "sha256:bb"}}))
-    (blobs / "bb").write_text(json.dumps({"config": {"Env": ["FROM=the image", "PATH=/bin"]}}))
+    (blobs / "bb").write_text(
+        json.dumps({"config": {"Env": ["FROM=the image", "PATH=/bin"], "Entrypoint": ["/bin/sh", "-c"]}})
+    )
     return folder
 
 
@@ -591,6 +593,15 @@ def test_an_unpacked_image_runs_as_its_maker_meant(site, layout, stand_in):
     assert [words[1] for words in tool.words] == ["unpack", "runtime-config"]
     (name,) = os.listdir(site.place / "images" / str(site.uid) / "entries")
     assert name == "sha256-aa.oci-bundle"
+
+
+def test_the_entry_point_of_an_unpacked_image_gets_the_command(site, layout, stand_in):
+    """On every runtime, since it is known what it is; the image's own arguments are not among it."""
+    stand_in("umoci", UMOCI.replace("BUSYBOX", BUSYBOX))
+    site.job["SLURM_OCI_ENTRYPOINT"] = "yes"
+    for _ in range(2):
+        ended = site.run(layout, 'echo "got $0"', "a b")
+        assert (ended.status, ended.out) == (0, "got a b\n"), ended.err
 
 
 def test_the_trace_says_how_the_image_was_got(site, layout, stand_in):

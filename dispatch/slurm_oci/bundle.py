@@ -42,6 +42,15 @@ def without_variables(image: Image) -> Image:
     return image.replace(config={**image.config, "process": process})
 
 
+ENTRYPOINT = "slurm-oci.entrypoint"  # an annotation: how many words of process.args it has
+
+
+def entrypoint(image: Image) -> tuple[str, ...]:
+    """The entry point of an image that was unpacked, to be put before the command."""
+    count = image.config.get("annotations", {}).get(ENTRYPOINT, "0")
+    return tuple(image.config["process"].get("args", ())[: int(count)])
+
+
 def own_mounts(image: Image) -> tuple[Mount, ...]:
     """The bind mounts that the bundle's config.json asks for, but for the kernel's file systems."""
     found = []

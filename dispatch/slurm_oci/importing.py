@@ -9,6 +9,7 @@ import json
 import os
 
 from slurm_oci import execute
+from slurm_oci.bundle import ENTRYPOINT
 from slurm_oci.image import tag
 from slurm_oci.importers import LAYOUT, RESULT, SOURCE, TAG, Importer
 from slurm_oci.job import STANDARD_PATH
@@ -247,9 +248,10 @@ def plain_config(work: str) -> None:
     process = {key: value for key, value in config["process"].items() if key not in ("user", "rlimits")}
     process["env"] = declared.get("Env") or []
     kept = {key: value for key, value in config.items() if key not in ("linux", "mounts", "hostname")}
+    notes = {**config.get("annotations", {}), ENTRYPOINT: str(len(declared.get("Entrypoint") or ()))}
     os.unlink(path)
     with open(path, "w") as file:
-        json.dump({**kept, "process": process}, file, indent=1)
+        json.dump({**kept, "annotations": notes, "process": process}, file, indent=1)
 
 
 def settle(path: str) -> None:

@@ -170,6 +170,10 @@ def by(
     the runtime does not run this image after all, and any other problem."""
     asked, told, picture, wanted = decision.request, decision.job, decision.image, decision.settings
     runtime = catalogs.load(way.runtime, catalog, prefix)
+    with_entrypoint = way.kind == "oci-bundle" and wanted.entrypoint == "yes"
+    if with_entrypoint:  # which is known, and begins the command: no runtime has to see to it
+        origins = {name: label for name, label in wanted.origins.items() if name != "entrypoint"}
+        wanted = wanted.replace(entrypoint="no", origins=origins)
     refuse_what_is_not_carried(runtime, wanted, picture, catalog, prefix)
     arguments = catalog["site"]["arguments"].get(way.runtime, ())
     if arguments and "arguments" not in runtime.carries:
@@ -205,6 +209,8 @@ def by(
         prefix=prefix,
         arguments=tuple(arguments),
     )
+    if with_entrypoint and asked.command:
+        box = box.replace(command=(*bundle.entrypoint(picture), *box.command))
     needs = {picture.kind, f"writable={wanted.writable}"} & set(runtime.private)
     private = private_directory(asked, catalog["site"]["state"]) if needs else ""
     plan = planned(runtime, box.replace(private=private))

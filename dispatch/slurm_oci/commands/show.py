@@ -6,6 +6,8 @@ import attrs
 import click
 
 from slurm_oci.completion import runtimes
+from slurm_oci.importers import TABLE
+from slurm_oci.values import Runtime
 
 
 @click.command("show")
@@ -31,6 +33,7 @@ def command(prefix: str, name: str, as_json: bool) -> None:
     runtime = by_name[name].runtime
     state = attrs.asdict(state_of(by_name[name], gathered))
     state |= {
+        "unpacked": unpacked(runtime),
         "executables": list(runtime.executables),
         "carries": list(runtime.carries),
         "variables": list(runtime.variables),
@@ -43,3 +46,9 @@ def command(prefix: str, name: str, as_json: bool) -> None:
         text = ", ".join(value) if isinstance(value, list | tuple) else value
         text = {None: "-", True: "yes", False: "no", "": "-"}.get(text, text)
         click.echo(f"{key + ':':13}{text}")
+
+
+def unpacked(runtime: Runtime) -> list[str]:
+    """The kinds that it takes once they are unpacked (docs/images.md)."""
+    ways = [one for one in TABLE if one.gives in runtime.accepts]
+    return sorted({kind for one in ways for kind in one.takes} - set(runtime.accepts))
