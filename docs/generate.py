@@ -291,6 +291,13 @@ def of_sizes(row: dict[str, str], way: str) -> str:
     return "; ".join(f"{verdict} ({', '.join(which)})" for verdict, which in sizes.items())
 
 
+def faults() -> str:
+    """What tests/test_worlds.py found for each thing that is broken."""
+    found = json.loads((PROJECT / "docs" / "faults.json").read_text(encoding="utf-8"))
+    rows = [f"| {fault} | {outcome} | {remains} |" for fault, (outcome, remains) in found.items()]
+    return "\n".join(["| what is broken | the task | left |", "|---|---|---|", *rows, ""])
+
+
 def templates() -> str:
     """Every starting point for ~/.slurm-oci-run."""
     from slurm_oci.templates import templates
@@ -396,6 +403,7 @@ PARTS = {
     "site_keys_roff": lambda: roff.table("site.md", "key"),
     "site_letters_roff": lambda: roff.table("site.md", "letter"),
     "site_example_roff": roff.site_example,
+    "faults": faults,
 }
 
 if __name__ == "__main__":

@@ -308,15 +308,15 @@ class Slurm:
         return [str(image), str(self.spool), "alice", str(self.uid), "node1", "42", str(step), "0", *command]
 
     def start(
-        self, *words: object, program: str = "run", cwd: Path | None = None, **options
+        self, *words: object, program: str = "run", cwd: Path | None = None, wrap=(), **options
     ) -> subprocess.Popen:
-        """Starts `program` of the installation on `words` and does not wait."""
+        """Starts `program` of the installation on `words`, by the command `wrap`, and does not wait."""
         self.write()
         passwd = self.place / "passwd"
         passwd.write_text(f"root:x:0:0::/:/bin/sh\nalice:x:{self.uid}:{self.gid}::{self.home}:/bin/sh\n"
                           if self.uid else f"root:x:0:0::{self.home}:/bin/sh\n")  # fmt: skip
         path = f"{self.place}/bin:{STANDARD_PATH}"
-        argv = [str(self.prefix / program), *map(str, words)]
+        argv = [*wrap, str(self.prefix / program), *map(str, words)]
         return subprocess.Popen(
             [os.fsencode(word) for word in argv],
             env={"PATH": path, **self.environ},

@@ -3,6 +3,7 @@
 import os
 
 from slurm_oci import problems
+from slurm_oci.modules import content
 from slurm_oci.rootfs import is_below
 from slurm_oci.values import TYPE_CHECKING, Image, Mount
 
@@ -72,14 +73,13 @@ def read_config(path: str) -> "dict[str, Any]":
     import json  # only bundles pay for it
 
     try:
-        with open(path, "rb", 0) as file:
-            config = json.loads(os.fsdecode(file.read()))
+        config = json.loads(os.fsdecode(content(path)))
     except OSError as error:
         raise problems.ImageBroken(
             f"cannot read `{path}`: {error.strerror}",
             "its owner must let you read it: `chmod a+r config.json`",
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise problems.ImageBroken(
             f"`{path}` is not valid JSON: {error}", "`python3 -m json.tool config.json` shows the place"
         ) from None

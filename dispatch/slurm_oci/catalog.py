@@ -11,7 +11,7 @@ import os
 import sys
 
 from slurm_oci import problems
-from slurm_oci.modules import is_same
+from slurm_oci.modules import LARGEST, content, is_same
 from slurm_oci.values import TYPE_CHECKING, Runtime
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def read(
 def content_of(path: str, prefix: str, warn: "Callable[[str], None] | None") -> bytes:
     """What the file holds. Raises Untrusted."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # should it be a FIFO
     except OSError as error:
         raise Untrusted(f"cannot read `{path}`: {error.strerror}") from None
     try:
@@ -67,6 +67,8 @@ def content_of(path: str, prefix: str, warn: "Callable[[str], None] | None") -> 
             if warn:
                 warn(f"{why}, and is not used: `chown` it to that owner and `chmod go-w` it")
             raise Untrusted(why)
+        if found.st_size > LARGEST:
+            raise Untrusted(f"`{path}` is larger than {LARGEST >> 20} MiB")
         return os.read(descriptor, found.st_size)
     except OSError as error:
         raise Untrusted(f"cannot read `{path}`: {error.strerror}") from None
@@ -153,8 +155,7 @@ def from_file(path: str) -> "Any":
     name = "slurm_oci_plugins_d." + os.path.basename(path).removesuffix(".py")
     module = type(sys)(name)
     module.__file__ = path
-    with open(path, "rb") as file:
-        code = compile(file.read(), path, "exec", dont_inherit=True)
+    code = compile(content(path), path, "exec", dont_inherit=True)
     sys.modules[name] = module
     exec(code, module.__dict__)
     return module

@@ -2,7 +2,6 @@
 
 import _signal as signals  # the C module: `signal` itself would import enum and what that needs
 import os
-import sys
 
 from slurm_oci import problems, state
 from slurm_oci.problems import Problem
@@ -100,9 +99,23 @@ def supervise(plan: Plan, private: str, node: str) -> int:
         return run(plan.argv, plan.env, plan.cwd, [], descriptors=plan.descriptors)
     finally:
         for argv in plan.cleanup:
-            run(argv, plan.env, plan.cwd, None)
+            clean(argv, plan)
         state.remove(private)
-        os.close(held)
+        state.close(held)
+
+
+def clean(argv: tuple[str, ...], plan: Plan) -> None:
+    """Runs a cleanup command, silent and not to be disturbed. Where no process can be made, those of
+    the container may just be ending: it waits for up to two seconds, and leaves the rest to
+    `state.remove` and `gc`."""
+    for _ in range(20):
+        try:
+            child, _ = spawn(argv, plan.env, plan.cwd, quiet=True)
+        except OSError:
+            signals.sigtimedwait((), 0.1)
+        else:
+            wait(child, None)
+            return
 
 
 def write(plan: Plan, private: str) -> None:
@@ -115,11 +128,11 @@ def write(plan: Plan, private: str) -> None:
         for file in plan.files:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
             descriptor = os.open(os.path.join(private, file.name), flags, file.mode)
-            with open(descriptor, "wb", 0) as out:
+            with open(descriptor, "wb") as out:  # which writes all of it, or says that it could not
                 out.write(file.content)
     except OSError as error:
         raise problems.StateUnavailable(
-            f"cannot write `{error.filename}`: {error.strerror}",
+            f"cannot write into `{private}`: {error.strerror}",
             "is the file system full, or its quota? `df -h` and `quota` on this node tell",
         ) from None
 
@@ -128,19 +141,58 @@ def run(
     argv: tuple[str, ...],
     env: "Mapping[str, str]",
     cwd: str,
-    got_signals: "list[int] | None",
+    got_signals: list[int],
     output: "int | None" = None,
     tick: "Callable[[], None] | None" = None,
     descriptors: int = 0,
 ) -> int:
     """Runs one command to its end; its exit status. Signals to this process go on to it, and their
-    numbers into `got_signals`; with None the command is a cleanup, silent and not to be disturbed.
-    With `output`, a descriptor, it gets that and no input; `tick` is called every second meanwhile.
+    numbers into `got_signals`. With `output`, a descriptor, it gets that and no input; `tick` is
+    called every second meanwhile. Raises RuntimeMissing, RuntimeFailed.
     """
-    sys.stdout.flush()
-    child = os.fork()
+    try:
+        child, problem = spawn(argv, env, cwd, False, output, descriptors)
+    except OSError as error:
+        raise problems.RuntimeFailed(
+            f"cannot start `{argv[0]}`: no process can be made: {error.strerror}",
+            "how many there may be is limited for a user (`ulimit -u`), for the job and for the node",
+        ) from None
+    status = wait(child, got_signals, tick)
+    if problem:
+        raise problem
+    return status
+
+
+def spawn(
+    argv: tuple[str, ...],
+    env: "Mapping[str, str]",
+    cwd: str,
+    quiet: bool,
+    output: "int | None" = None,
+    descriptors: int = 0,
+) -> "tuple[int, Problem | None]":
+    """Starts the command: its process, and why that could not become it. Raises OSError."""
+    told, end = os.pipe()
+    try:
+        child = os.fork()
+    except OSError:
+        state.close(told)
+        state.close(end)
+        raise
     if child == 0:
-        run_child(argv, env, cwd, got_signals is None, output, descriptors)
+        run_child(argv, env, cwd, quiet, output, descriptors, end)
+    state.close(end)  # now the child alone has it, until it is another program
+    try:
+        kind, *said = os.read(told, 1 << 16).decode(errors="surrogateescape").split("\0")
+    except OSError:  # then its exit status must do
+        kind, said = "", []
+    state.close(told)
+    kinds = {"missing": problems.RuntimeMissing, "failed": problems.RuntimeFailed} if kind else {}
+    return child, kinds[kind](*said) if kind else None
+
+
+def wait(child: int, got_signals: "list[int] | None", tick: "Callable[[], None] | None" = None) -> int:
+    """The exit status of `child`. Signals to this process go on to it, unless they are None."""
     while True:
         got = signals.sigtimedwait(ALL, 1) if tick else signals.sigwaitinfo(ALL)
         if tick:
@@ -160,7 +212,7 @@ def run(
 def pass_on(number: int, child: int) -> None:
     try:
         os.kill(child, number)
-    except ProcessLookupError:
+    except OSError:  # it has ended, or become somebody else's by a set-user-id program
         pass
 
 
@@ -171,6 +223,7 @@ def run_child(
     quiet: bool,
     output: "int | None",
     descriptors: int,
+    end: int,
 ) -> "NoReturn":
     try:
         if quiet or output is not None:
@@ -181,10 +234,15 @@ def run_child(
         if output is not None:
             end_with_parent()
         plain_signals()
-        fill(descriptors)
+        if descriptors:  # above those that are to be filled
+            import fcntl
+
+            end = fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3 + descriptors)
+            fill(descriptors)
         start(argv, env, cwd)
     except Problem as problem:
-        report(problem)
+        kind = "missing" if isinstance(problem, problems.RuntimeMissing) else "failed"
+        os.write(end, "\0".join([kind, problem.message, *problem.hints]).encode(errors="surrogateescape"))
         os._exit(problem.status)
     except BaseException:
         os._exit(125)

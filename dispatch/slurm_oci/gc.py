@@ -85,7 +85,7 @@ def own(wanted: Wanted, home: str = "") -> list[Left]:
             *_, job, step, task, _ = os.path.basename(path).split(".")
             if wanted.job in (None, int(job)):
                 if not wanted.dry_run:
-                    state.remove(path)
+                    state.remove_dead(path)
                 found.append(Left(path, uid, int(job), int(step), int(task), not os.path.lexists(path)))
     for path, of_job, of_step in meetings(uid):
         if wanted.job in (None, of_job):

@@ -37,7 +37,8 @@ def read(request: Request, environ: "Mapping[str, str]", trace: "list[Step]") ->
 
     Raises EnvironmentUnreadable, where the file is there and cannot be read.
     """
-    user, home, shell = passwd_entry(request)
+    notes: list[str] = []
+    user, home, shell = passwd_entry(request, notes)
     env, source, why = environment(request, environ)
     if env is None:
         env = {
@@ -52,14 +53,14 @@ def read(request: Request, environ: "Mapping[str, str]", trace: "list[Step]") ->
         }
     trace.append(("environment", source, why))
     env = {name: value for name, value in env.items() if name not in OWN}
-    return Job(env, source, directory(trace), user, home, shell)
+    return Job(env, source, directory(trace), user, home, shell, tuple(notes))
 
 
 def directory(trace: "list[Step]") -> str:
     """Where this process was started; `/` if somebody has removed that directory since."""
     try:
         return os.getcwd()
-    except OSError as error:
+    except FileNotFoundError as error:
         trace.append(("directory", "/", f"the job's is gone: {error.strerror}"))
         return "/"
 
@@ -134,10 +135,14 @@ def parse(content: bytes) -> dict[str, str]:
     return {name: value for name, equals, value in pairs if equals and name}
 
 
-def passwd_entry(request: Request) -> tuple[str, str, str]:
+def passwd_entry(request: Request, notes: list[str]) -> tuple[str, str, str]:
     """Name, home and shell of the effective user. Never from $HOME: slurmd's may be root's."""
     try:
         entry = pwd.getpwuid(os.geteuid())
-    except KeyError:  # a directory service that does not answer on this node
+    except KeyError:  # as where a directory service does not answer
+        notes.append(
+            f"going on without a home and ~/.slurm-oci-run: `getent passwd {os.geteuid()}` says nothing"
+            " on this node"
+        )
         return request.user, "/", "/bin/sh"
     return entry.pw_name, entry.pw_dir, entry.pw_shell or "/bin/sh"

@@ -78,15 +78,17 @@ class Record:
             descriptor = os.open(self.target, flags, 0o600)
         except OSError:
             return
-        try:
-            os.write(descriptor, line.encode() + b"\n")
-        except OSError:
-            pass
-        finally:
-            os.close(descriptor)
+        for step in (lambda: os.write(descriptor, line.encode() + b"\n"), lambda: os.close(descriptor)):
+            try:
+                step()
+            except OSError:
+                pass
 
 
-def milliseconds() -> int:
+def milliseconds() -> "int | None":
     """Since this process started, to the kernel's clock tick (10 ms as a rule; proc(5), stat)."""
-    started = int(state.start_time(os.getpid())) / os.sysconf("SC_CLK_TCK")
+    try:
+        started = int(state.start_time(os.getpid())) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError):
+        return None
     return max(0, round((time.clock_gettime(time.CLOCK_BOOTTIME) - started) * 1000))

@@ -48,6 +48,7 @@ def main(words: "Sequence[str]", prefix: str) -> int:
     trace: "list[Step]" = []
     environ = {os.fsdecode(name): os.fsdecode(value) for name, value in posix.environ.items()}
     record: "Record | None" = None
+    told: "Job | None" = None
     try:
         asked = request.read(words, environ)
         told = job.read(asked, environ, trace)
@@ -61,19 +62,46 @@ def main(words: "Sequence[str]", prefix: str) -> int:
             lambda: decide(asked, told, environ, catalog, prefix, trace, state.place), trace, catalog["site"]
         )
         return carry_out(decision, trace, record)
-    except Problem as problem:
-        if record:
-            record.failed(problem)
-        if environ.get("SLURM_OCI_DEBUG") == "1":
-            show(trace)
-        execute.report(problem)
-        return problem.status
+    except Problem as error:
+        problem = error
     except Exception as error:
-        import traceback  # a bug of ours, and the one case where its traceback helps
+        problem = unexpected(error)
+        if problem.code == "internal" or is_debugged(told, environ):
+            tell_where()
+    if record:
+        record.failed(problem)
+    if is_debugged(told, environ):
+        show(trace)
+    execute.report(problem)
+    return problem.status
+
+
+def unexpected(error: Exception) -> Problem:
+    """The node's failure, where `error` shows one, else a mistake of this program's own."""
+    if isinstance(error, OSError):
+        what = f"{error.strerror}: `{error.filename}`" if error.filename else str(error.strerror)
+    elif isinstance(error, ImportError | MemoryError) or isinstance(getattr(error, "obj", None), type(sys)):
+        what = str(error) or "there is no memory left"  # the last: Python could read a module only in part
+    else:  # the one case where a traceback helps
+        return problems.Internal(f"{type(error).__name__}: {error}", "please report the lines above")
+    shown = "with SLURM_OCI_DEBUG=1 in the job's environment it is shown where that was"
+    return problems.NodeFailed(
+        f"this node failed: {what}", "submit again; if it stays, tell the administrator", shown
+    )
+
+
+def is_debugged(told: "Job | None", environ: "Mapping[str, str]") -> bool:
+    return (told.env if told else environ).get("SLURM_OCI_DEBUG") == "1"
+
+
+def tell_where() -> None:
+    """The traceback of the error that is being handled, where it can be had."""
+    try:
+        import traceback
 
         execute.tell(traceback.format_exc().rstrip())
-        execute.report(problems.Internal(f"{type(error).__name__}: {error}", "please report the lines above"))
-        return problems.Internal.status
+    except Exception:  # neither does a module of Python's load
+        pass
 
 
 def ready(decided: "Callable[[], Decision]", trace: "list[Step]", site: "Mapping[str, Any]") -> Decision:
@@ -120,6 +148,7 @@ def decide(
     of the task's private directory, if the runtime chosen needs one."""
     site = catalog["site"]
     of_job, notes = settings.of_job(told.env)
+    notes += told.notes
     found = look_for_hook(asked, told, environ, site, of_job, trace, notes)
     if found:
         combined = settings.combine([("job", of_job)], told.cwd)

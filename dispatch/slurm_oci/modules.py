@@ -6,6 +6,7 @@ this module first. It is to these modules what a `.pyc` is to one: where the fil
 made by another Python or from other sources, they are imported one by one, which takes longer.
 """
 
+import errno
 import marshal
 import sys
 
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
     Core = list[tuple[str, str, CodeType]]
     # What only some need: name -> (path in the library, its signature or None, its code by marshal).
     Others = dict[str, tuple[str, Signature, bytes]]
+
+LARGEST = 1 << 26  # bytes, of a file that a person or `compile` has written
 
 Spec = type(sys.__spec__)  # importlib.machinery.ModuleSpec, without importing that
 
@@ -126,6 +129,21 @@ def signature(path: str) -> "tuple[int, int] | None":
     except OSError:
         return None
     return found.st_size if found.st_mode & 0o170000 == 0o100000 else 0, found.st_mtime_ns
+
+
+def content(path: str) -> bytes:
+    """What the file of somebody's configuration holds. Raises OSError, also for what is no file and
+    for one so large that it cannot be meant: a FIFO would keep us, and a device have no end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor)
+        if found.st_mode & 0o170000 != 0o100000:
+            raise OSError(errno.EINVAL, "it is no regular file", path)
+        if found.st_size > LARGEST:
+            raise OSError(errno.EFBIG, f"it is larger than {LARGEST >> 20} MiB", path)
+        return b"".join(iter(lambda: os.read(descriptor, LARGEST), b""))
+    finally:
+        os.close(descriptor)
 
 
 def is_same(recorded: "tuple[int, int] | None", path: str) -> bool:

@@ -38,6 +38,7 @@ KINDS = {
         "RequestMalformed": "The entry point was called with other words than `%b %m %u %U %n %j %s %t`.",
         "RequestShifted": "White space or a quote in the image's path moved every later word by one.",
         "LineUndecodable": "The text of Slurm's shell line is in neither of the forms that Slurm writes.",
+        "NodeFailed": "The node refused an ordinary call: a disk, a server or a table is full or broken.",
         "StateUnavailable": "No private directory can be made for the task on this node.",
         "EnvironmentUnreadable": "Slurm's environment file for the task is there and cannot be read.",
     },

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from slurm_oci import pattern, settings, state
+from slurm_oci import modules, pattern, settings, state
 from slurm_oci.image import KINDS
 from slurm_oci.positions import Place, Positions
 from slurm_oci.problems import Problem, SiteInvalid, nearest
@@ -74,21 +74,21 @@ class Site:
 def read(path: str) -> Site:
     """The settings in the file at `path`; the defaults if there is none. Raises SiteInvalid."""
     try:
-        with open(path, "rb") as file:
-            text = file.read().decode()
+        text = modules.content(path).decode()
     except FileNotFoundError:
         return Site()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise SiteInvalid(
-            f"cannot read `{path}`: {error}",
-            "it must be UTF-8, and all users must be allowed to read it: `chmod a+r`",
+            f"cannot read `{path}`: {error.strerror}", "all users must be allowed to read it: `chmod a+r`"
         ) from None
+    except UnicodeDecodeError as error:
+        raise SiteInvalid(f"`{path}` is not valid TOML: {error}", "it must be UTF-8") from None
     try:
         return check(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise SiteInvalid(f"`{path}` is not valid TOML: {error}", "see toml.io for the format") from None
     except Wrong as wrong:
         raise SiteInvalid(f"{path}:{Positions(text)[wrong.place]}: {wrong}", *wrong.hints) from None
+    except (ValueError, RecursionError) as error:  # also for a number of thousands of digits
+        raise SiteInvalid(f"`{path}` is not valid TOML: {error}", "see toml.io for the format") from None
 
 
 class Wrong(ValueError):

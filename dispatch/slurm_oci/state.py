@@ -5,6 +5,7 @@ in it is left over once the process PID that started at START (proc(5), field 22
 node has another boot id, and nobody holds its lock. Nothing else is ever removed.
 """
 
+import errno
 import os
 import stat
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 BASE = "/run/slurm-oci"  # made by `install` with mode 1777, as tmpfiles.d does at each boot
 SHARED = ("/tmp", "/var/tmp", "/dev/shm")  # places of last resort, where names can be squatted
+NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)  # nothing that a task could hold
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -115,16 +117,34 @@ def make(path: str, node: str) -> int:
     who cannot see the process because they are in another pid namespace. Raises StateUnavailable.
     """
     remove_left_over(os.path.dirname(path), node)
+    while True:
+        try:
+            os.mkdir(path, 0o700)
+        except OSError as error:
+            raise problems.StateUnavailable(
+                f"cannot make `{path}`: {error.strerror}",
+                "the site: `slurm-oci-plugins doctor` tries that place; `state` in site.toml names another",
+            ) from None
+        try:
+            descriptor = os.open(path, FOLDER)
+        except OSError as error:
+            remove(path)
+            raise problems.StateUnavailable(
+                f"cannot enter `{path}`: {error.strerror}",
+                "the site: `slurm-oci-plugins doctor` tries that place; `state` in site.toml names another",
+            ) from None
+        lock(descriptor, wait=True)
+        if os.path.isdir(path):
+            return descriptor
+        close(descriptor)  # removed as a dead task's before it was locked: see `remove_dead`
+
+
+def close(descriptor: int) -> None:
+    """Closes what nothing was written to: an error says nothing of interest then."""
     try:
-        os.mkdir(path, 0o700)
-        descriptor = os.open(path, FOLDER)
-    except OSError as error:
-        raise problems.StateUnavailable(
-            f"cannot make `{path}`: {error.strerror}",
-            "the site: `slurm-oci-plugins doctor` tries that place; `state` in site.toml names another",
-        ) from None
-    lock(descriptor, wait=True)
-    return descriptor
+        os.close(descriptor)
+    except OSError:
+        pass
 
 
 def lock(descriptor: int, wait: bool) -> bool:
@@ -169,35 +189,52 @@ def is_alive(boot: str, process: str) -> bool:
 def is_held(path: str) -> bool:
     try:
         descriptor = os.open(path, FOLDER)
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno not in NO_FOLDER  # of what cannot be asked it is not known
+    free = lock(descriptor, wait=False)
+    close(descriptor)
+    return not free
+
+
+def remove_left_over(folder: str, node: str) -> None:
+    """Removes what dead tasks of this node left in the state root `folder`."""
     try:
-        return not lock(descriptor, wait=False)
-    finally:
-        os.close(descriptor)
+        for path in left_over(folder, node):
+            remove_dead(path)
+    except OSError:  # it stays until the next one
+        pass
 
 
-def remove_left_over(folder: str, node: str) -> list[str]:
-    """Removes what dead tasks of this node left in the state root `folder`; what was found."""
-    found = list(left_over(folder, node))
-    for path in found:
+def remove_dead(path: str) -> None:
+    """Removes what `left_over` has found, with the lock in hand: in another pid namespace its task
+    may have made it a moment ago."""
+    try:
+        descriptor = os.open(path, FOLDER)
+    except OSError:
+        return remove(path)
+    if lock(descriptor, wait=False):
         remove(path)
-    return found
+    close(descriptor)
 
 
 def remove(path: str) -> None:
     """Removes the private directory `path` with all that is in it; links are not followed, what is
     mounted there is unmounted and never entered, what cannot be removed is passed over."""
-    try:
-        parent = os.open(os.path.dirname(path), FOLDER)
-    except OSError:
-        return
+    for _ in range(2):  # a call that failed may not fail again
+        try:
+            remove_once(path)
+        except (OSError, RecursionError):  # with some hundred directories in each other: each gets further
+            pass
+        if not os.path.lexists(path):
+            return
+
+
+def remove_once(path: str) -> None:
+    parent = os.open(os.path.dirname(path), FOLDER)
     try:
         remove_entry(parent, os.path.basename(path))
-    except RecursionError:  # some hundred directories in each other: the next one gets further
-        pass
     finally:
-        os.close(parent)
+        close(parent)
     if os.path.isdir(path) and not holds_mounts(path):
         # Of his subordinate ids (subuid(5)), as podman leaves it: he may in a namespace that maps them.
         command = ("rm", "-rf", "--one-file-system", "--", path)
@@ -206,7 +243,10 @@ def remove(path: str) -> None:
 
 def holds_mounts(path: str) -> bool:
     """Whether something is mounted in `path`, which rm(1) would enter where it is a bind mount."""
-    place = os.path.realpath(path).replace(" ", "\\040") + "/"  # proc(5), mountinfo
+    place = os.path.realpath(path)
+    for sign in "\\ \t\n":  # as they stand there (proc(5), mountinfo)
+        place = place.replace(sign, f"\\{ord(sign):03o}")
+    place += "/"
     with open("/proc/self/mountinfo", "rb", 0) as file:
         return os.fsencode(place) in file.read()
 
@@ -229,7 +269,7 @@ def remove_entry(parent: int, entry: str) -> None:
         else:
             unmount(f"{os.readlink(by_number(parent))}/{entry}")
     finally:
-        os.close(place)
+        close(place)
     try:
         os.rmdir(entry, dir_fd=parent)
     except OSError:
@@ -247,7 +287,7 @@ def empty(place: int) -> None:
         for name in os.listdir(folder):
             remove_entry(folder, name)
     finally:
-        os.close(folder)
+        close(folder)
 
 
 def by_number(descriptor: int) -> str:

@@ -22,8 +22,10 @@ def request_for(image: str, command: tuple[str, ...]) -> tuple[Request, Job]:
     here = int(job_id) if is_number(job_id) else NO_JOB
     node = env.get("SLURMD_NODENAME") or socket.gethostname().partition(".")[0]
     blank = Request(image, "", "", os.geteuid(), node, here, 0, 0, command)
-    user, home, shell = job.passwd_entry(blank)
-    return blank.replace(user=user), Job(env, "process", job.directory([]), user, home, shell)
+    notes: list[str] = []
+    user, home, shell = job.passwd_entry(blank, notes)
+    context = Job(env, "process", job.directory([]), user, home, shell, tuple(notes))
+    return blank.replace(user=user), context
 
 
 def decision_for(

@@ -110,6 +110,7 @@ class Job(Value):
     user: str  # from the passwd entry of the effective user, as are the next two
     home: str
     shell: str
+    notes: tuple[str, ...] = ()  # warnings for the user, a line each
 
 
 class Image(Value):

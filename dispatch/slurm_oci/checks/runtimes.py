@@ -122,7 +122,7 @@ class Task:
 
     def decision(self) -> Decision:
         asked = Request(self.image, "", "", os.geteuid(), this_node(), 0, 0, 0, (tiny.PLACE,))
-        user, home, shell = job.passwd_entry(asked)
+        user, home, shell = job.passwd_entry(asked, [])
         env = {
             "HOME": home,
             "USER": user,
