@@ -5,6 +5,7 @@ Nothing here touches the machine: a task runs in a mount namespace of its own in
 `/etc/passwd` says that its home is a directory of the test's.
 """
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -19,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from slurm_oci import state
 from slurm_oci.values import Container, Image, Job, Request, Settings
 
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -312,25 +314,30 @@ class Slurm:
     ) -> subprocess.Popen:
         """Starts `program` of the installation on `words`, by the command `wrap`, and does not wait."""
         self.write()
-        passwd = self.place / "passwd"
-        passwd.write_text(f"root:x:0:0::/:/bin/sh\nalice:x:{self.uid}:{self.gid}::{self.home}:/bin/sh\n"
-                          if self.uid else f"root:x:0:0::{self.home}:/bin/sh\n")  # fmt: skip
         path = f"{self.place}/bin:{STANDARD_PATH}"
         argv = [*wrap, str(self.prefix / program), *map(str, words)]
         return subprocess.Popen(
             [os.fsencode(word) for word in argv],
             env={"PATH": path, **self.environ},
             cwd=cwd or self.home,
-            preexec_fn=lambda: at_home(passwd, self.uid, self.gid),
+            preexec_fn=self.at_home,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
             **options,
         )
 
+    def at_home(self) -> None:
+        at_home(self.place / "passwd", self.uid, self.gid)
+
     def write(self) -> None:
         """Writes the job's environment file, as Slurm does before it starts the task."""
         self.set_up()
+        (self.place / "passwd").write_text(
+            f"root:x:0:0::/:/bin/sh\nalice:x:{self.uid}:{self.gid}::{self.home}:/bin/sh\n"
+            if self.uid
+            else f"root:x:0:0::{self.home}:/bin/sh\n"
+        )
         pairs = (os.fsencode(f"{name}={value}") for name, value in self.variables().items())
         content = b"".join(pair + b"\0" for pair in pairs) if self.file is None else self.file
         (self.spool / "task-0" / "environment").write_bytes(content)
@@ -368,6 +375,25 @@ class Ended:
         assert all(hint.startswith("  ") for hint in hints), self.err
         assert "Traceback" not in self.err
         return first.rpartition("[")[2].rstrip("]")
+
+
+def last_resorts(uid: int) -> list[Path]:
+    """The user's state roots in the machine's own /tmp, where a task could not make one elsewhere."""
+    return list(Path("/tmp").glob(f"slurm-oci-{uid}.*"))
+
+
+def abandoned(root: Path) -> list[Path]:
+    """Private directories there whose task is gone: other tests may run at the same time."""
+    alive = [
+        path for path in root.iterdir() if state.is_alive(path.name.split(".")[1], path.name.split(".")[-1])
+    ]
+    return [path for path in root.iterdir() if path not in alive]
+
+
+def remove_last_resorts(uid: int) -> None:
+    for root in last_resorts(uid):
+        with contextlib.suppress(OSError):  # another test uses it
+            root.rmdir()
 
 
 def namespaces_allowed() -> bool:

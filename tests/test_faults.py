@@ -17,7 +17,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-from conftest import OWN_UID, Ended, Slurm
+from conftest import OWN_UID, Ended, Slurm, abandoned, last_resorts, remove_last_resorts
 
 STRACE = shutil.which("strace")
 FULL = os.environ.get("SLURM_OCI_FAULTS") == "full"
@@ -138,8 +138,9 @@ class Case:
 
     def left(self) -> list[str]:
         """What there is that was not there before."""
-        roots = [*self.state.iterdir(), *Path("/tmp").glob(f"slurm-oci-{self.slurm.uid}.*")]
-        places = [path for root in roots for path in root.iterdir()]
+        roots = last_resorts(self.slurm.uid)
+        places = [path for root in self.state.iterdir() for path in root.iterdir()]
+        places += [path for root in roots for path in abandoned(root)]
         places += [path for path in self.slurm.spool.rglob("*") if path.name not in ("task-0", "environment")]
         places += [path for path in self.slurm.home.iterdir() if path.name != ".slurm-oci-run"]
         return [str(path) for path in places]
@@ -162,14 +163,15 @@ def case(slurm, place):
         folder.chmod(0o1777)
     (slurm.prefix / "site.toml").write_text(f'state = "{place}/state"\n')
     run = slurm.prefix / "run"
-    run.write_text(run.read_text().replace("sys.exit(run", f"os.access({MARK!r}, 0)\nsys.exit(run"))
+    run.write_text(
+        run.read_text().replace("sys.exit(run", f"__import__('posix').access({MARK!r}, 0)\nsys.exit(run")
+    )
     image = place / "image"
     for folder in ("bin", "dev", "etc", "proc", "sys", "tmp", str(slurm.home)[1:]):
         (image / folder).mkdir(parents=True, exist_ok=True)
     shutil.copy("/bin/true", image / "bin/true")
     yield Case(slurm, image)
-    for folder in Path("/tmp").glob(f"slurm-oci-{slurm.uid}.*"):
-        folder.rmdir()
+    remove_last_resorts(slurm.uid)
 
 
 def compile_catalog(case: Case) -> None:

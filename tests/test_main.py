@@ -384,9 +384,10 @@ def test_the_shipped_line_gives_bundle_and_command_past_the_shell(slurm, tool, p
 
 def shell(slurm, line):
     argv = [os.fsencode(word) for word in ("/bin/sh", "-c", line)]
-    ids = {} if OWN_UID else {"user": ORDINARY, "extra_groups": []}
     env = {"PATH": f"{slurm.place}/bin:{STANDARD_PATH}"}
-    return subprocess.run(argv, capture_output=True, cwd=slurm.home, env=env, stdin=subprocess.DEVNULL, **ids)
+    return subprocess.run(
+        argv, capture_output=True, cwd=slurm.home, env=env, stdin=subprocess.DEVNULL, preexec_fn=slurm.at_home
+    )
 
 
 def test_a_line_without_the_image_s_name_is_refused(slurm, tool):

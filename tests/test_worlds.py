@@ -17,7 +17,18 @@ from pathlib import Path
 
 import attrs
 import pytest
-from conftest import OWN_UID, ROOT, STANDARD_PATH, Ended, Slurm, StandIn, make_stand_in
+from conftest import (
+    OWN_UID,
+    ROOT,
+    STANDARD_PATH,
+    Ended,
+    Slurm,
+    StandIn,
+    abandoned,
+    last_resorts,
+    make_stand_in,
+    remove_last_resorts,
+)
 
 TABLE = ROOT / "docs" / "faults.json"
 only_root = pytest.mark.skipif(OWN_UID != 0, reason="only root can give files away and mount")
@@ -65,14 +76,10 @@ class World:
         text = tool.path.read_text()
         tool.path.write_text(text.replace("exit 7", f'case "$*" in *delete*) exit 0;; esac; {body}'))
 
-    def elsewhere(self) -> list[Path]:
-        """The state roots of last resort."""
-        return list(Path("/tmp").glob(f"slurm-oci-{self.slurm.uid}.*"))
-
     def remains(self) -> list[str]:
         """Of tasks, anywhere: in the state root, in Slurm's spool, in the home, and as a process."""
-        roots = [*self.state.iterdir(), *self.elsewhere()]
-        found = [path for root in roots for path in root.iterdir()]
+        found = [path for root in self.state.iterdir() for path in root.iterdir()]
+        found += [path for root in last_resorts(self.slurm.uid) for path in abandoned(root)]
         spool = self.slurm.spool
         if spool.exists():
             found += [path for path in spool.rglob("*") if path.name not in ("task-0", "environment")]
@@ -112,8 +119,7 @@ def world(slurm, place):
     made = World(slurm, *tools, image, bundle)
     made.compile()
     yield made
-    for root in made.elsewhere():
-        root.rmdir()
+    remove_last_resorts(slurm.uid)
 
 
 @pytest.fixture
