@@ -26,6 +26,7 @@ WAYS = [("crun", "oci-bundle"), ("runc", "oci-bundle"), ("charliecloud", "squash
 WAYS += [("unshare", "rootfs"), ("charliecloud", "rootfs")]
 GC = ["/opt/slurm-oci/bin/slurm-oci-plugins", "gc", "--json"]
 
+
 def soak(slurm, seconds: float, tasks: int, seed: int) -> dict:
     """Runs for so long; the figures. Raises AssertionError where something is left."""
     chance = random.Random(seed)
@@ -47,7 +48,9 @@ def soak(slurm, seconds: float, tasks: int, seed: int) -> dict:
             count["tasks"] += size
         if running and chance.random() < 0.6:
             _, size, name = chance.choice(running)
-            options = chance.choice([[], [], ["--signal=KILL"], ["--signal=KILL", "--full"], ["--signal=USR1"]])
+            options = chance.choice(
+                [[], [], ["--signal=KILL"], ["--signal=KILL", "--full"], ["--signal=USR1"]]
+            )
             slurm("scancel", *options, "-n", name)
             count["scancel " + " ".join(options)] += 1
         time.sleep(chance.random() * 0.1)
@@ -88,7 +91,9 @@ def of_alice(slurm, pid: str) -> bool:
 def main() -> None:
     from conftest import Slurm
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--suite", default="trixie", choices=["trixie", "sid"])
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--tasks", type=int, default=200)

@@ -1,28 +1,55 @@
 """What Slurm does to a running task reaches the container as it reaches a plain command.
 
-The expectations are what a command without a container sees: the first `task` of each test. It
-takes four minutes a suite, most of them waiting for KillWait and time limits, and is run by itself:
-
-    python -m pytest tests/real/signals.py
+The expectations are what a command without a container sees: the first `task` of each test. Of the
+ways to run a container each kind is tried: become, supervised, prepared for, created and started.
+SLURM_OCI_SIGNALS=full tries every runtime with every image, and waits for a time limit: two minutes
+more a suite, most of them waiting.
 """
 
+import os
+import re
 import signal
 
 import pytest
 from conftest import PAIRS
 from images import IMAGES
 from running import Task, none_left, until
+from test_nvidia import STAND_IN
 
-WAYS = [(None, None), *PAIRS]
+FULL = os.environ.get("SLURM_OCI_SIGNALS") == "full"
+PODMAN, NVIDIA = ("podman", "rootfs"), ("nvidia-container-runtime", "oci-bundle")
+BECOME, SUPERVISED, PREPARED = ("unshare", "rootfs"), ("crun", "oci-bundle"), ("charliecloud", "squashfs")
+KINDS = [BECOME, SUPERVISED, PREPARED, ("apptainer", "sif"), NVIDIA, PODMAN]
+WAYS = [(None, None), *(dict.fromkeys([*KINDS, *PAIRS]) if FULL else KINDS)]
+ALICES = "/home/alice/signals-rootfs"  # podman takes a directory of the user's own
 
 
-@pytest.fixture(params=WAYS, ids=["-".join(way) if way[0] else "no container" for way in WAYS])
-def way(request, slurm):
+def named(way):
+    return "-".join(way) if way[0] else "no container"
+
+
+def of(*ways):
+    """Only these ways, unless all are asked for."""
+    return pytest.mark.parametrize("way", WAYS if FULL else ways, ids=named, indirect=True)
+
+
+@pytest.fixture(scope="module")
+def prepared(installed):
+    """The image of alice's own, and the stand-in of NVIDIA's program (test_nvidia.py)."""
+    script = f"cp -a {IMAGES['rootfs']} {ALICES} && chown -R alice: {ALICES}"
+    installed.run(["sh", "-c", script], user="root", check=True)
+    installed.write("/usr/local/bin/nvidia-container-runtime", STAND_IN, mode=0o755)
+    yield
+    installed.run(["rm", "-rf", ALICES, "/usr/local/bin/nvidia-container-runtime"], user="root")
+
+
+@pytest.fixture(params=WAYS, ids=named)
+def way(request, slurm, prepared):
     """A runtime's name and an image for it, or none of both; nothing is left of it afterwards."""
     runtime, kind = request.param
     if runtime == "apptainer" and not slurm.root.has("apptainer"):
         pytest.skip(f"{slurm.root.suite} has no package of apptainer")
-    yield runtime, IMAGES[kind] if kind else None
+    yield runtime, (ALICES if runtime == "podman" else IMAGES[kind]) if kind else None
     none_left(slurm)
 
 
@@ -45,6 +72,7 @@ def test_scancel_lets_the_command_end_itself(slurm, way):
     assert (task.status(), sorted(task.log)) == (3, ["CONT", "TERM", "ready"])
 
 
+@of(SUPERVISED, PREPARED)
 def test_a_command_that_takes_no_notice_of_sigterm_is_killed(slurm, way):
     """After KillWait, with all that belongs to it. What then stays is removed by `gc`."""
     task = Task(slurm, *way, on_term=":")
@@ -64,6 +92,7 @@ def test_interrupting_srun_twice_ends_the_command(slurm, way):
     assert slurm("/opt/slurm-oci/bin/slurm-oci-plugins", "gc")[0] == 0
 
 
+@of((None, None), BECOME, SUPERVISED, PREPARED)
 @pytest.mark.parametrize("by", ["scancel", "scontrol"])
 def test_a_stopped_task_stops_and_goes_on(slurm, way, by):
     """`scancel -s STOP`, or `scontrol suspend` as root: Slurm freezes every process of the step."""
@@ -119,18 +148,25 @@ exit 5
     assert "ExitCode=5:0" in ended
 
 
+@of((None, None), BECOME, SUPERVISED, ("runc", "oci-bundle"), PREPARED)
 def test_what_slurm_has_set_for_the_task_holds_inside(slurm, way):
     """umask, limits, and a descriptor that Slurm has opened for it: PMI2 speaks over one."""
     runtime, image = way
-    script = 'umask; ulimit -Sn; ulimit -Sc; test -S "/proc/self/fd/$PMI_FD" && echo "a socket"; exit 4'
+    script = 'umask; ulimit -Sn; ulimit -Sc; test -S "/proc/self/fd/$PMI_FD" && echo "a socket"'
+    # The process group is the one of the task's first process, which is the command or above it.
+    script += (
+        "; p=$$; read -r _ _ _ _ g _ </proc/$p/stat;"
+        " while [ $p != $g ] && [ $p -gt 1 ]; do read -r _ _ _ p _ </proc/$p/stat; done; test $p = $g; echo $?; exit 4"
+    )
     container = [f"--container={image}"] if image else []
     env = {"SLURM_OCI_RUNTIME": runtime} if runtime else {}
     limits = "umask 027; ulimit -Sn 333; ulimit -Sc 0"
     argv = ["srun", "--mpi=pmi2", "--propagate=NOFILE,CORE", *container, "/bin/sh", "-c", script]
     status, out, _ = slurm("sh", "-c", f'{limits}; exec "$@"', "sh", *argv, env=env)
-    assert (status, out) == (4, b"0027\n333\n0\na socket\n")
+    assert (status, out) == (4, b"0027\n333\n0\na socket\n0\n")
 
 
+@pytest.mark.skipif(not FULL, reason="Slurm looks at time limits twice a minute; SLURM_OCI_SIGNALS=full")
 def test_the_time_limit_ends_every_task_as_scancel_does(slurm):
     """SIGCONT and SIGTERM, and time to end: all ways at once, for Slurm looks twice a minute."""
     script = (
@@ -138,7 +174,7 @@ def test_the_time_limit_ends_every_task_as_scancel_does(slurm):
         " until [ $ended ]; do sleep 0.1; done; exit 3"
     )
     started = {}
-    for runtime, kind in WAYS:
+    for runtime, kind in [(None, None), *PAIRS]:
         if runtime != "apptainer" or slurm.root.has("apptainer"):
             container = [f"--container={IMAGES[kind]}"] if kind else []
             env = {"SLURM_OCI_RUNTIME": runtime} if runtime else {}
@@ -150,3 +186,45 @@ def test_the_time_limit_ends_every_task_as_scancel_does(slurm):
     }
     assert ended == {way: ([b"CONT", b"TERM", b"ready"], 3) for way in started}
     none_left(slurm)
+
+
+@pytest.mark.parametrize("runtime", ["unshare", "crun"])
+def test_every_exit_status_and_every_signal_is_exact(slurm, runtime):
+    """Of 256 tasks that end with their own number, and of one for each signal that ends a process;
+    srun tells how each has ended."""
+    image = IMAGES["rootfs" if runtime == "unshare" else "oci-bundle"]
+    found = {}
+    for first in range(0, 256, 64):
+        command = f"exit $((SLURM_PROCID + {first}))"
+        for task, end in ends(slurm, runtime, image, 64, command).items():
+            found[task + first] = end
+    assert found == {number: f"Exited with exit code {number}" for number in range(1, 256)}
+    numbers = sorted(ENDING)
+    command = f"set -- {' '.join(map(str, numbers))}; shift $SLURM_PROCID; ulimit -c 0; kill -$1 $$"
+    found = ends(slurm, runtime, image, len(numbers), command)
+    assert {numbers[task]: number_in(text) for task, text in found.items()} == {n: n for n in numbers}
+
+
+# Signals whose default is to end a process (signal(7)).
+ENDING = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 24, 25, 26, 27, 29, 30, 31, 34, 50, 64}
+
+
+def ends(slurm, runtime, image, count, command):
+    """By the task's number, what srun says of how it ended, if that was not with 0."""
+    argv = ["srun", "-Q", "--overcommit", f"-n{count}", "-N1", "--kill-on-bad-exit=0"]
+    argv += [f"--container={image}", "/bin/sh", "-c", command]
+    error = slurm(*argv, env={"SLURM_OCI_RUNTIME": runtime}, timeout=120)[2].decode()
+    found = {}
+    for numbers, how in re.findall(r"^srun: error: node1: tasks? ([\d,-]+): (.*)$", error, re.M):
+        for part in numbers.split(","):
+            first, _, last = part.partition("-")
+            found |= dict.fromkeys(range(int(first), int(last or first) + 1), how)
+    return found
+
+
+def number_in(text):
+    """The signal, by number as a shell tells it or by its name."""
+    if text.startswith("Exited with exit code "):
+        return int(text.split()[-1]) - 128
+    names = {signal.strsignal(number): number for number in signal.valid_signals()}
+    return names.get(text.removesuffix(" (core dumped)"))
