@@ -33,7 +33,8 @@ main() {
     mv "$work/lib" "$home/lib"
     mkdir -p "$root/usr/share/doc/slurm-oci/docs"
     cp README.md CHANGELOG.md "$root/usr/share/doc/slurm-oci"
-    cp docs/*.md "$root/usr/share/doc/slurm-oci/docs"
+    cp docs/*.md docs/*.svg "$root/usr/share/doc/slurm-oci/docs"
+    rm "$root/usr/share/doc/slurm-oci/docs"/{index,changelog}.md # for the site
     find "$home" -name __pycache__ -prune -exec rm -r {} +
     # Nothing is to lie there beside what the package knows of, no compiled modules either.
     sed '1s/ -IS/ -ISB/' opt-slurm-oci/slurm-oci-plugins >"$home/bin/slurm-oci-plugins"

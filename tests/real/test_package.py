@@ -157,7 +157,8 @@ def test_the_package_holds_what_people_look_for_elsewhere(deb):
     expected += ["/usr/share/bash-completion/completions/slurm-oci-plugins"]
     expected += ["/usr/share/zsh/vendor-completions/_slurm-oci-plugins"]
     expected += ["/usr/share/fish/vendor_completions.d/slurm-oci-plugins.fish"]
-    expected += ["/usr/share/doc/slurm-oci/README.md", "/usr/share/doc/slurm-oci/docs/install.md"]
+    expected += ["/usr/share/doc/slurm-oci/README.md", "/usr/share/doc/slurm-oci/CHANGELOG.md"]
+    expected += ["/usr/share/doc/slurm-oci/docs/install.md"]
     assert [path for path in expected if path not in held] == []
     for library in ("attrs", "click", "pluggy", "shellingham", "slurm_oci"):
         assert any(f"/lib/{library}-" in path and "LICENSE" in path for path in held), library
