@@ -61,7 +61,7 @@ def test_each_value_of_each_setting_is_told_or_refused_by_name(
         else '[ "$1" = import ] && { : >"$3"; exit 0; }\n' + READERS[name]
     )
     stand_in(program, body, answers="--cwd --mount --no-eval --sharens --preserve-fd ")
-    for helper in ("mksquashfs", "fuse-overlayfs", "fusermount3"):
+    for helper in ("mksquashfs", "nvidia-container-cli", "fuse-overlayfs", "fusermount3"):
         stand_in(helper)
     with (prefix / "site.toml").open("a") as site:
         site.write("pull = true\n")

@@ -250,6 +250,26 @@ def test_enroot_without_mksquashfs_takes_no_directory(root, monkeypatch):
         enroot.plan(box("enroot", root))
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_enroot_s_hook_for_gpus_needs_nvidia_s_program(tmp_path, monkeypatch, is_there):
+    """Without it the hook would end the task: a default is left out, a wish refused."""
+    if is_there:
+        (tmp_path / "nvidia-container-cli").write_text("#!/bin/sh\n")
+        (tmp_path / "nvidia-container-cli").chmod(0o755)
+    monkeypatch.setattr(enroot, "STANDARD_PATH", str(tmp_path))
+    granted = box("enroot", SQUASHFS, job=job({"SLURM_JOB_GPUS": "0"}))
+    told = files_of(enroot.plan(granted))["environ"]
+    assert ("NVIDIA_VISIBLE_DEVICES=all\n" in told) == is_there
+    wish = granted.replace(settings=wished(gpu="nvidia"))
+    if is_there:
+        assert "NVIDIA_VISIBLE_DEVICES=all\n" in files_of(enroot.plan(wish))["environ"]
+    else:
+        with pytest.raises(
+            SettingRefused, match="SLURM_OCI_GPU is `nvidia`: enroot needs `nvidia-container-cli`"
+        ):
+            enroot.plan(wish)
+
+
 def test_enroot_finds_a_name_in_the_user_s_own_store():
     """Where `enroot create` has put it."""
     made = enroot.plan(box("enroot", Image("tools", "name"), settings=wished(writable="yes")))

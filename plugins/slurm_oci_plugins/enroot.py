@@ -60,7 +60,7 @@ def plan(container: Container) -> Plan:
     place, prepare = place_of(container)
     mounts = carried.mounts(container, fault_of_mount)
     workdir, notes = workdir_in(container.replace(mounts=mounts))
-    container = container.replace(env={**container.env, **carried.nvidia_devices(container)})
+    container = container.replace(env={**container.env, **gpu_variables(container)})
     variables, lost = carried.variables(container, fault_of)
     shells = carried.through_shell(variables, ("SHELL", *carried.SHELLS_OWN))
     variables.pop("SHELL", None)
@@ -97,6 +97,24 @@ def plan(container: Container) -> Plan:
         prepare=prepare,
         notes=(*notes, *lost),
     )
+
+
+def gpu_variables(container: Container) -> dict[str, str]:
+    """NVIDIA_VISIBLE_DEVICES, for enroot's hook, which fails where NVIDIA's program is not on the node.
+
+    Raises SettingRefused where somebody asked for NVIDIA's.
+    """
+    found = carried.nvidia_devices(container)
+    places = (STANDARD_PATH, container.job.env.get("PATH", ""))
+    if found.get("NVIDIA_VISIBLE_DEVICES") != "all" or find_executable("nvidia-container-cli", {}, places):
+        return found
+    if container.settings.gpu == "nvidia":
+        raise SettingRefused(
+            f"{container.settings.origins['gpu']} is `nvidia`: enroot needs `nvidia-container-cli` for that,"
+            " which is not on this node",
+            "the site: it is in NVIDIA's package libnvidia-container-tools",
+        )
+    return {}
 
 
 def place_of(container: Container) -> tuple[str, tuple[tuple[str, ...], ...]]:
