@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -401,19 +402,6 @@ def test_sigterm_ends_the_program_and_leaves_the_work_to_others(workers, own):
     assert nothing_left(own)
 
 
-def test_the_same_image_made_twice_at_once_is_one(own, tmp_path):
-    """Where two think that the work is theirs, the second finds it done."""
-    place = Path(own.path) / "work"
-    for number in (1, 2):
-        mine = place / str(number)
-        (mine / "entry").mkdir(parents=True)
-        (mine / "entry" / "image").write_text(str(number))
-    os.rename(place / "1" / "entry", own.entry("a.sif"))
-    with pytest.raises(OSError, match="not empty"):
-        os.rename(place / "2" / "entry", own.entry("a.sif"))
-    assert Path(own.entry("a.sif"), "image").read_text() == "1"
-
-
 # Keeping and removing
 
 
@@ -593,6 +581,19 @@ def test_an_unpacked_image_runs_as_its_maker_meant(site, layout, stand_in):
     assert [words[1] for words in tool.words] == ["unpack", "runtime-config"]
     (name,) = os.listdir(site.place / "images" / str(site.uid) / "entries")
     assert name == "sha256-aa.oci-bundle"
+
+
+def test_the_same_image_by_two_paths_at_once_is_kept_once(site, layout, stand_in):
+    """Two that do the same work do no harm: the second finds it done, and both run."""
+    body = UMOCI.replace("BUSYBOX", BUSYBOX)
+    tool = stand_in("umoci", f"[ $2 != unpack ] || sleep 1\n{body}")
+    shutil.copytree(layout, site.place / "other")
+    words = ("/bin/sh", "-c", 'echo "$FROM"')
+    running = [site.start(*site.words(path, *words)) for path in (layout, site.place / "other")]
+    assert [process.communicate(timeout=60)[0] for process in running] == [b"the image\n"] * 2
+    assert len(os.listdir(site.place / "images" / str(site.uid) / "entries")) == 1
+    assert len(os.listdir(site.place / "images" / str(site.uid) / "aliases")) == 2
+    assert len(tool.calls) == 4
 
 
 def test_the_entry_point_of_an_unpacked_image_gets_the_command(site, layout, stand_in):
