@@ -5,7 +5,7 @@
 #
 # On a fresh Debian-like machine, as root or as an ordinary user. It makes a small image in a
 # temporary directory, shows each command before its output, and removes the image again. What is
-# kept is a virtual environment in ~/.cache/slurm-oci (root: /var/cache/slurm-oci).
+# kept is a virtual environment in ~/.cache/slurm-oci (root: /var/cache/slurm-oci-tests).
 set -euo pipefail
 shopt -s inherit_errexit
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -6,7 +6,7 @@ unset PYTHONHOME PYTHONPATH
 if [ -n "${XDG_CACHE_HOME:-}" ]; then
     cache=$XDG_CACHE_HOME/slurm-oci
 elif [ "$(id -u)" = 0 ]; then
-    cache=/var/cache/slurm-oci # some tests become another user, who may not enter root's home
+    cache=/var/cache/slurm-oci-tests # some tests become another user, who may not enter root's home
 else
     cache=${HOME:?is not set, and XDG_CACHE_HOME neither}/.cache/slurm-oci
 fi

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from slurm_oci import cache, claims, gc, images, state
 from slurm_oci.cache import Cache, Caches
-from slurm_oci.problems import CacheUnsafe, ImportFailed
+from slurm_oci.problems import CacheUnavailable, CacheUnsafe, ImportFailed
 from slurm_oci.values import Image
 
 NODE = "node1"
@@ -174,7 +174,17 @@ def test_where_a_user_s_cache_is(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "BASE", str(tmp_path))
     assert cache.own("", 7, "/home/x").path == f"{tmp_path}/7"
     monkeypatch.setattr(cache, "BASE", str(tmp_path / "none"))
-    assert cache.own("", 7, "/home/x").path == "/home/x/.cache/slurm-oci"
+    assert cache.own("", 7, "/home/x").path == "/home/x/.cache/slurm-oci/images"
+
+
+def test_a_cache_in_the_home_is_made_with_what_leads_to_it(tmp_path, monkeypatch):
+    """Closed to others from the beginning; at any other place only the last directory is made."""
+    monkeypatch.setattr(cache, "BASE", str(tmp_path / "none"))
+    home = cache.own("", OWN_UID, str(tmp_path))
+    images.make_folders(home)
+    assert Path(home.path).stat().st_mode & 0o777 == 0o700
+    with pytest.raises(CacheUnavailable, match="No such file"):
+        images.make_folders(cache.own(str(tmp_path / "not" / "there"), OWN_UID, ""))
 
 
 def test_the_store_is_looked_into_first(tmp_path, archive):

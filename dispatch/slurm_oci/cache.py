@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # Not in /run or /tmp, which may be memory; nor in /var/tmp, where systemd-tmpfiles(8) removes what
 # nobody has read for 30 days, file by file. Made by `install`.
 BASE = "/var/cache/slurm-oci"
+HOME = ".cache/slurm-oci/images"  # in the user's home, where the node has no such place
 
 
 class Cache(Value):
@@ -125,7 +126,7 @@ def own(configured: str, uid: int, home: str) -> Cache:
     base = configured or BASE
     if configured or os.path.isdir(base):
         return Cache(os.path.join(base, str(uid)), (uid,))
-    return Cache(os.path.join(home, ".cache", "slurm-oci"), (uid,))
+    return Cache(os.path.join(home, HOME), (uid,))
 
 
 def store(path: str, owner: str) -> Cache:

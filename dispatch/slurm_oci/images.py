@@ -127,7 +127,7 @@ def make_folders(where: Cache) -> None:
     mode = 0o755 if where.is_store else 0o700
     with written(where.path):
         parent = os.path.dirname(where.path)
-        if os.path.basename(parent) == ".cache":  # in the user's home; any other is the site's to make
+        if where.path.endswith("/" + cache.HOME):  # any other place is the site's to make
             os.makedirs(parent, 0o700, exist_ok=True)
         for path in (where.path, *(os.path.join(where.path, name) for name in FOLDERS)):
             try:
