@@ -327,6 +327,13 @@ class Slurm:
             **options,
         )
 
+    def compile(self) -> None:
+        """Has the installation's catalog written anew, with the programs of the test's place."""
+        command = [self.prefix / "bin" / "slurm-oci-plugins", "--prefix", self.prefix, "compile"]
+        path = f"{self.place}/bin:{STANDARD_PATH}"
+        done = subprocess.run(command, env={"PATH": path}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
     def at_home(self) -> None:
         at_home(self.place / "passwd", self.uid, self.gid)
 
@@ -375,6 +382,18 @@ class Ended:
         assert all(hint.startswith("  ") for hint in hints), self.err
         assert "Traceback" not in self.err
         return first.rpartition("[")[2].rstrip("]")
+
+
+def dead() -> str:
+    """The id of a process that has ended, and its start time, as in a private directory's name."""
+    child = subprocess.Popen(["/bin/true"])
+    start = state.start_time(child.pid)
+    child.wait()
+    return f"{child.pid}-{start}"
+
+
+def alive() -> str:
+    return f"{os.getpid()}-{state.start_time(os.getpid())}"
 
 
 def last_resorts(uid: int) -> list[Path]:

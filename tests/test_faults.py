@@ -174,12 +174,6 @@ def case(slurm, place):
     remove_last_resorts(slurm.uid)
 
 
-def compile_catalog(case: Case) -> None:
-    tool = case.slurm.prefix / "bin" / "slurm-oci-plugins"
-    path = f"{case.slurm.place}/bin:/usr/bin:/bin"
-    subprocess.run([tool, "--prefix", case.slurm.prefix, "compile"], env={"PATH": path}, check=True)
-
-
 def an_exec_runtime(case: Case) -> Case:
     case.tool("apptainer")
     case.slurm.job["SLURM_OCI_RUNTIME"] = "apptainer"
@@ -226,7 +220,7 @@ CASES = [an_exec_runtime, the_user_s_hook, a_bundle_s_runtime, a_runtime_that_pr
 def test_whatever_call_fails_the_task_ends_right_or_with_one_error(case, prepared):
     """And leaves nothing, or what the next `gc` removes."""
     case = prepared(case)
-    compile_catalog(case)
+    case.slurm.compile()
     case.run()
     right = case.run()
     assert right[0].status == 7, right
@@ -280,7 +274,7 @@ def judged(case: Case, fault: Fault, right: tuple[Ended, bytes]) -> str:
 def test_what_the_supervisor_cannot_start_is_one_error(case, prepared, error):
     """The runtime, or what prepares for it: each child's first execve fails."""
     case = prepared(case)
-    compile_catalog(case)
+    case.slurm.compile()
     ended, record = case.run("-f", "-e", f"inject=execve:error={error}:when=1")
     _, ended = without_warnings(ended)
     status, code = (127, "runtime-missing") if error == "ENOENT" else (126, "runtime-failed")

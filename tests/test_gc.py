@@ -12,7 +12,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-from conftest import NAMESPACES, ORDINARY, OWN_UID, STANDARD_PATH, make_stand_in
+from conftest import NAMESPACES, ORDINARY, OWN_UID, STANDARD_PATH, alive, dead, make_stand_in
 
 from slurm_oci import gc, state
 
@@ -21,18 +21,6 @@ OTHER = ORDINARY + 1
 BATCH = 4294967291
 only_root = pytest.mark.skipif(OWN_UID != 0, reason="only root can act for others")
 OTHER_BOOT = "0" * 32
-
-
-def dead() -> str:
-    """The id of a process that has ended, and its start time."""
-    child = subprocess.Popen(["/bin/true"])
-    start = state.start_time(child.pid)
-    child.wait()
-    return f"{child.pid}-{start}"
-
-
-def alive() -> str:
-    return f"{os.getpid()}-{state.start_time(os.getpid())}"
 
 
 def reused() -> str:

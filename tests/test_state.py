@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ORDINARY, OWN_UID, STANDARD_PATH, request
+from conftest import ORDINARY, OWN_UID, STANDARD_PATH, alive, dead, request
 
 from slurm_oci import state
 from slurm_oci.problems import StateUnavailable
@@ -33,18 +33,6 @@ def place(base: Path) -> str:
 
 def named(boot: str = "", job: str = "42.3.5", process: str = "", node: str = "node1") -> str:
     return f"{node}.{boot or state.boot_id()}.{job}.{process}"
-
-
-def of_nobody() -> str:
-    """The id and start of a process that has ended."""
-    child = subprocess.Popen(["/bin/true"])
-    start = state.start_time(child.pid)
-    child.wait()
-    return f"{child.pid}-{start}"
-
-
-def alive() -> str:
-    return f"{os.getpid()}-{state.start_time(os.getpid())}"
 
 
 def test_the_name_says_whose_it_is(base):
@@ -81,11 +69,11 @@ def test_a_directory_is_made_once(base):
 def test_what_dead_tasks_left_is_removed_by_the_next_one(base):
     """Of this node alone, and only where the process is gone or the node has another boot."""
     root = Path(state.root(ME, str(base)))
-    gone = [named(process=of_nobody()), named(boot="0" * 32, process=alive())]
+    gone = [named(process=dead()), named(boot="0" * 32, process=alive())]
     kept = [
         named(process=alive()),
-        named(node="node2", process=of_nobody()),
-        named(node="node1.domain", process=of_nobody()),
+        named(node="node2", process=dead()),
+        named(node="node1.domain", process=dead()),
         "node1.something else",
         "cache",
     ]
@@ -101,7 +89,7 @@ def test_what_dead_tasks_left_is_removed_by_the_next_one(base):
 
 def test_a_directory_that_is_held_is_in_use(base):
     """A process in another pid namespace cannot be seen; its lock can."""
-    path = f"{state.root(ME, str(base))}/{named(process=of_nobody())}"
+    path = f"{state.root(ME, str(base))}/{named(process=dead())}"
     descriptor = state.make(path, "node1")
     state.remove_left_over(os.path.dirname(path), "node1")
     assert os.path.isdir(path)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-from conftest import OWN_UID, STANDARD_PATH, Slurm, StandIn
+from conftest import OWN_UID, Slurm, StandIn
 
 from slurm_oci import catalog, modules
 
@@ -32,10 +32,7 @@ class Node:
         return Path(catalog.twin(str(self.prefix)))
 
     def compile(self) -> None:
-        command = [self.prefix / "bin" / "slurm-oci-plugins", "--prefix", self.prefix, "compile"]
-        path = f"{self.slurm.place}/bin:{STANDARD_PATH}"
-        done = subprocess.run(command, env={"PATH": path}, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        self.slurm.compile()
 
     def why_not(self) -> str:
         """Runs a task as always; why the catalog was not used, or nothing."""

@@ -56,11 +56,6 @@ class World:
     def state(self) -> Path:
         return self.place / "state"
 
-    def compile(self) -> None:
-        tool = self.prefix / "bin" / "slurm-oci-plugins"
-        env = {"PATH": f"{self.place}/bin:{STANDARD_PATH}"}
-        subprocess.run([tool, "--prefix", self.prefix, "compile"], env=env, check=True, capture_output=True)
-
     def exec(self, **options) -> Ended:
         return self.slurm.run(self.image, "/bin/true", **options)
 
@@ -117,7 +112,7 @@ def world(slurm, place):
     config = {"ociVersion": "1.0.2", "root": {"path": str(image)}, "process": {"args": ["sh"], "cwd": "/"}}
     (bundle / "config.json").write_text(json.dumps(config))
     made = World(slurm, *tools, image, bundle)
-    made.compile()
+    slurm.compile()
     yield made
     remove_last_resorts(slurm.uid)
 
@@ -435,7 +430,7 @@ def test_no_process_left(world, table):
     """`ulimit -u`: what needs no process runs, what does is told so."""
     wrap = limited(resource.RLIMIT_NPROC, 1)
     world.apptainer.path.write_text("#!/bin/sh\nexit 7\n")  # which starts none either
-    world.compile()
+    world.slurm.compile()
     table("no process is left, a runtime that is become", world.exec(wrap=wrap), world)
     table("no process is left, a supervised one", world.supervise(wrap=wrap), world)
 
@@ -445,7 +440,7 @@ def test_no_memory_left(world, run):
     """With ever less memory: runs, or one error, until Python itself cannot start."""
     for tool in (world.crun, world.apptainer):
         tool.path.write_text("#!/bin/sh\nexit 7\n")
-    world.compile()
+    world.slurm.compile()
     ended = [
         run(world, wrap=limited(resource.RLIMIT_AS, size << 20)) for size in (128, 48, 36, 24, 20, 18, 16, 14)
     ]
@@ -460,7 +455,7 @@ def test_a_closed_descriptor(world, table, number):
     """Nothing of ours needs the first three."""
     close = ("/bin/sh", "-c", f'exec "$@" {number}{"<" if number == 0 else ">"}&-', "sh")
     world.crun.path.write_text("#!/bin/sh\nexit 7\n")
-    world.compile()
+    world.slurm.compile()
     table(f"descriptor {number} is closed", world.supervise(wrap=close), world)
 
 
@@ -547,7 +542,7 @@ def preparing(world):
         for name in ("squashfuse", "fusermount3", "ch-run"):
             make_stand_in(world.place / "bin" / name, body if name == "squashfuse" else "exit 7")
         world.slurm.job["PATH"] = f"{world.place}/bin:/usr/bin:/bin"
-        world.compile()
+        world.slurm.compile()
         image = world.place / "image.sqsh"
         image.write_bytes(b"hsqs" + bytes(4096))
         return image
