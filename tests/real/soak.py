@@ -48,17 +48,26 @@ def soak(slurm, seconds: float, tasks: int, seed: int) -> dict:
             count["tasks"] += size
         if running and chance.random() < 0.6:
             _, size, name = chance.choice(running)
-            options = chance.choice(
-                [[], [], ["--signal=KILL"], ["--signal=KILL", "--full"], ["--signal=USR1"]]
-            )
-            slurm("scancel", *options, "-n", name)
-            count["scancel " + " ".join(options)] += 1
+            how = chance.choice(["", "", "KILL", "KILL", "USR1"])
+            cancel(slurm, how, "-n", name)
+            count[f"scancel {how}".strip()] += 1
         time.sleep(chance.random() * 0.1)
-    slurm("scancel", "--signal=KILL", "-u", "alice")
-    slurm("scancel", "-u", "alice")
+    cancel(slurm, "KILL", "-u", "alice")
+    cancel(slurm, "", "-u", "alice")
     for process, _, _ in running:
         process.wait(timeout=120)
     return dict(count) | settle(slurm)
+
+
+def cancel(slurm, how: str, *which: str) -> None:
+    """Cancels these jobs, or sends a signal to their first steps: a job that is sent SIGKILL is only
+    cancelled, a step that is sent it dies."""
+    if not how:
+        slurm("scancel", *which)
+        return
+    jobs = slurm("squeue", "-h", "-t", "R", "-o", "%A", *which)[1].decode().split()
+    if jobs:
+        slurm("scancel", f"--signal={how}", *(f"{job}.0" for job in jobs))
 
 
 def start(slurm, chance: random.Random, size: int, name: str) -> subprocess.Popen:
