@@ -7,10 +7,9 @@ CELLS = (
     *("mounts", "mounts :ro", "workdir", "variables"),
     *(f"{name}={value}" for name, values in CHOICES.items() if name not in OWN for value in values),
 )
-# What holds without being asked for, and all of it together.
-DEFAULTS = (
-    *("home=bind", "env=job", "writable=no", "entrypoint=no", "gpu=auto", "slurm=no", "command=as-given"),
-)
+# What holds without being asked for, and all of it together. (Not `home=bind`: a place for it may have to
+# be made, which some can do in a writable layer alone.)
+DEFAULTS = ("env=job", "writable=no", "entrypoint=no", "gpu=auto", "slurm=no", "command=as-given")
 FILES = ("sif", "squashfs", "oci-layout", "oci-archive", "docker-archive", "reference", "name")
 
 
