@@ -191,3 +191,44 @@ def test_random_ends_leave_nothing_after_gc(slurm, supervised):
         process.communicate(timeout=60)
     slurm.root.wait_idle()
     assert slurm(*GC)[0] == 0
+
+
+@pytest.fixture
+def own_tmp(slurm):
+    """Each job has a /tmp of its own, which is gone after it (job_container/tmpfs)."""
+    conf = slurm.root.path("/etc/slurm/slurm.conf")
+    before = conf.read_text()
+    slurm.root.write("/etc/slurm/job_container.conf", "AutoBasePath=true\nBasePath=/var/tmp/own\n")
+    configure(slurm, before + "JobContainerType=job_container/tmpfs\nPrologFlags=Contain\n")
+    yield
+    slurm.root.cancel_jobs()
+    configure(slurm, before)
+    slurm.root.path("/etc/slurm/job_container.conf").unlink()
+
+
+def configure(slurm, text):
+    slurm.root.write("/etc/slurm/slurm.conf", text)
+    expected = b"job_container/tmpfs" in text.encode()
+    assert slurm("scontrol", "reconfigure", user="root")[0] == 0
+    until(lambda: (b"job_container/tmpfs" in slurm("scontrol", "show", "config")[1]) == expected)
+    slurm.root.wait_idle()
+
+
+@pytest.mark.parametrize("base", ["/run/slurm-oci", "/tmp/state"])
+def test_jobs_whose_tmp_is_hidden_from_the_node(slurm, own_tmp, base):
+    """What is in /run is found by `gc`, what is in the job's own /tmp goes with the job."""
+    slurm.root.write("/opt/slurm-oci/site.toml", f'state = "{base}"\n')
+    slurm.root.write("/tmp/on-the-node", "")
+    for runtime, kind in SUPERVISED:
+        ended = slurm.srun(
+            IMAGES[kind], "/bin/sh", "-c", "ls /tmp/on-the-node; exit 3", SLURM_OCI_RUNTIME=runtime
+        )
+        assert ended[:2] == (3, b"")
+        none_left(slurm)
+        task = Task(slurm, runtime, IMAGES[kind])
+        task.cancel("-s", "KILL", f"{task.job}.0")
+        assert task.status() == 137
+        slurm.root.wait_idle()
+        assert slurm(*GC)[0] == 0
+        none_left(slurm)
+        assert not slurm.root.path("/tmp/state").exists()
