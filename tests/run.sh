@@ -39,7 +39,7 @@ main() {
     tests "$@" --ignore=tests/real tests
     if [ $slurm = yes ]; then
         build_roots
-        tests "$@" tests/real
+        on_real_slurms "$@"
     fi
     [ ${#failed[@]} = 0 ] || fail "failed: ${failed[*]}"
 }
@@ -47,6 +47,26 @@ main() {
 tests() {
     say "pytest $*"
     python -m pytest -o cache_dir="$cache/pytest" "$@" || failed+=("pytest $*")
+}
+
+# One run for each suite, at the same time, as they wait more than they work. What each says comes
+# at its end. xargs, as a background job of a script would not get a Ctrl-C.
+on_real_slurms() {
+    say "pytest $* tests/real, at the same time on: $SLURM_OCI_SUITES"
+    logs=$(mktemp -d)
+    trap 'rm -rf "$logs"' EXIT
+    export -f on_real_slurm
+    tr ' ' '\n' <<<"$SLURM_OCI_SUITES" |
+        xargs -P 2 -I SUITE bash -c 'on_real_slurm "$@"' bash SUITE "$logs" -o cache_dir="$cache/pytest" "$@" ||
+        failed+=("pytest $* tests/real")
+}
+
+on_real_slurm() {
+    local suite=$1 logs=$2 status=0
+    shift 2
+    SLURM_OCI_SUITES=$suite python -m pytest "$@" tests/real >"$logs/$suite" 2>&1 || status=$?
+    flock "$logs" cat "$logs/$suite"
+    return $status
 }
 
 usage() {
