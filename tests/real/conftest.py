@@ -1,6 +1,7 @@
 """A running Slurm for each suite that is to be tested, with this checkout installed in it."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -9,6 +10,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from images import IMAGES
 from slurm_root import SlurmRoot
+
+# A shell's background job has these ignored, and every program that it starts inherits that.
+for number in (signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 
 SUITES = os.environ.get("SLURM_OCI_SUITES", "trixie sid").split()
 GUIDES_LINE = "/opt/slurm-oci/run %b %m %u %U %n %j %s %t %@"
