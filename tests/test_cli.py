@@ -305,12 +305,17 @@ def test_everybody_can_read_what_an_admin_with_a_strict_umask_installs(fresh):
 
 def test_an_installation_installs_no_other(prefix):
     """It has not all that is needed; nothing is changed, and the way to do it is said."""
-    before = tree(prefix)
+    before = sources(prefix)
     command = [prefix / "bin/slurm-oci-plugins", "install", "--prefix", prefix]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert "is an installation, and cannot make one" in done.stderr
-    assert tree(prefix) == before
+    assert sources(prefix) == before
+
+
+def sources(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """What is in `folder`, but for what Python itself keeps of the modules it imports."""
+    return {name: found for name, found in tree(folder).items() if "__pycache__" not in name}
 
 
 def test_installing_again_upgrades_and_leaves_the_admin_s_files(fresh):
