@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from slurm_oci import cache, claims, gc, images, state
 from slurm_oci.cache import Cache, Caches
+from slurm_oci.main import Decision
 from slurm_oci.problems import CacheUnavailable, CacheUnsafe, ImportFailed
-from slurm_oci.values import Image
+from slurm_oci.values import Image, Plan, Settings
 
 NODE = "node1"
 GONE = "node1.{boot}.42.3.5.999999-1"  # no process has this start time
@@ -219,6 +220,22 @@ def test_one_takes_the_work(own):
     assert second.take()
     second.release()
     assert first.take()
+
+
+def test_who_comes_just_as_the_work_is_done_looks_again(own, monkeypatch):
+    """What he could not make was there, and is gone before he can see whose it is."""
+    first, late = claim(own, task=0), claim(own, task=1)
+    assert first.take()
+    symlink = os.symlink
+
+    def meanwhile(target, path):
+        try:
+            symlink(target, path)
+        finally:
+            first.done()
+
+    monkeypatch.setattr(claims.os, "symlink", meanwhile)
+    assert not late.make(1)
 
 
 def test_the_work_of_a_dead_process_is_taken_over_by_one(own):
@@ -499,6 +516,31 @@ def test_a_task_that_comes_while_its_image_is_removed_keeps_it(own, monkeypatch)
     assert os.path.isdir(own.entry("a.sif"))
 
 
+def test_a_task_whose_image_is_removed_before_it_can_mark_it_is_told_so(own, monkeypatch):
+    """It has the image unpacked once more."""
+    entry(own, "a", 10)
+    image = Image("/a.tar", "oci-archive", "/a.tar")
+    asked = request(node=NODE, task=0)
+    decision = Decision(asked, job(), image, Settings(), "tool", Plan((), {}), entry=(own, "a.sif"))
+    is_used = images.is_used
+
+    def meanwhile(*words):
+        monkeypatch.setattr(images, "is_used", is_used)
+        assert images.evict(own, NODE, 0) == [own.entry("a.sif")]
+        return False
+
+    monkeypatch.setattr(images, "is_used", meanwhile)
+    assert not images.hold(decision)
+
+
+def test_without_room_to_remove_an_image_it_stays(own):
+    """That must not be the end of the task whose own image is unpacked."""
+    entry(own, "a", 10)
+    os.rmdir(f"{own.path}/work")
+    assert images.evict(own, NODE, 5) == []
+    assert os.path.isdir(own.entry("a.sif"))
+
+
 def test_an_image_with_folders_that_are_closed_to_their_owner_is_removed(own):
     """As package managers' caches in images are."""
     inner = entry(own, "a", 10) / "closed"
@@ -520,6 +562,21 @@ def test_gc_removes_what_leads_nowhere(own):
     assert images.tidy(own, NODE, 20) == []
     assert [alias.name for alias in aliases.iterdir()] == ["key-a.sif"]
     assert not path.parent.exists()
+
+
+def test_gc_passes_over_what_another_has_just_removed(own, monkeypatch):
+    """Another gc, or a task."""
+    (Path(own.path) / "aliases/seen.sif").symlink_to("a.sif")
+    readlink = os.readlink
+
+    def meanwhile(path):
+        os.unlink(path)
+        return readlink(path)
+
+    monkeypatch.setattr(images.os, "readlink", meanwhile)
+    assert images.tidy(own, NODE, 20) == []
+    os.rmdir(f"{own.path}/claims")
+    assert images.tidy(own, NODE, 20) == []
 
 
 def test_gc_keeps_the_cache_within_its_limit(tmp_path):

@@ -154,6 +154,15 @@ def test_an_image_that_is_not_in_a_layout_is_named(tmp_path, listed, wanted, wor
         importing.manifest_of(layout(tmp_path, *listed), wanted)
 
 
+@pytest.mark.parametrize("listed", [None, "a", {"a": 1}, ["a"], [{"annotations": None}, "a"]])
+def test_an_index_that_lists_no_images_is_damaged(tmp_path, listed):
+    """Whoever has made it: no mistake of this program's."""
+    path = layout(tmp_path)
+    (tmp_path / "layout/index.json").write_text(json.dumps({"manifests": listed}))
+    with pytest.raises(ImageBroken, match=r"index\.json` has no list of images"):
+        importing.manifest_of(path, "")
+
+
 def test_of_an_image_for_several_machines_this_ones_is_taken(tmp_path):
     """An index in the index, as docker buildx writes it."""
     machine = importing.MACHINES.get(os.uname().machine, os.uname().machine)
@@ -240,6 +249,21 @@ def test_programs_get_what_they_need_of_the_job_and_no_more(made, tmp_path):
     assert "/job" not in call.env["PATH"]
     assert "LD_PRELOAD" not in call.env
     assert call.env["HOME"] == "/home/alice"
+
+
+def test_no_program_is_left_where_its_work_has_been_taken_away(tmp_path):
+    """By a task on another node that has taken this one for dead."""
+    program = make_stand_in(tmp_path / "umoci", f"echo $$ >{tmp_path}/pid; exec sleep 60")
+    (tmp_path / "work").mkdir()
+
+    def tick():
+        if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text():
+            raise FileNotFoundError(2, "No such file or directory", "beat")
+
+    picture = Image("/images/a.tar", "oci-archive", "/images/a.tar")
+    with pytest.raises(FileNotFoundError):
+        importing.made(umoci(), picture, f"{tmp_path}/work", {"umoci": str(program.path)}, job(), tick)
+    assert not os.path.exists(f"/proc/{(tmp_path / 'pid').read_text().strip()}")
 
 
 def test_a_signal_ends_the_program_and_is_told(made, tmp_path):

@@ -63,8 +63,11 @@ class Claim:
         except FileNotFoundError:
             return False  # the work was done this moment, and the folder is gone
         except FileExistsError:
-            if os.readlink(path) != self.task:  # else the file server was asked twice
-                return False
+            try:
+                if os.readlink(path) != self.task:  # else the file server was asked twice
+                    return False
+            except FileNotFoundError:
+                return False  # it is over this moment
         self.number = number
         return True
 
@@ -141,7 +144,7 @@ def read(path: str) -> bytes:
 
 def tidy(root: str, node: str) -> None:
     """Removes the tries of works that nobody is at any more."""
-    for name in os.listdir(os.path.join(root, "claims")):
+    for name in state.listed(os.path.join(root, "claims")):
         folder = os.path.join(root, "claims", name)
         try:
             old = time.time() - os.stat(folder).st_mtime > KEPT
@@ -153,11 +156,7 @@ def tidy(root: str, node: str) -> None:
 
 
 def sweep(folder: str) -> None:
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return
-    for name in sorted(names):
+    for name in sorted(state.listed(folder)):
         remove(os.path.join(folder, name))
     try:
         os.rmdir(folder)

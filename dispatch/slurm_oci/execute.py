@@ -148,7 +148,8 @@ def run(
 ) -> int:
     """Runs one command to its end; its exit status. Signals to this process go on to it, and their
     numbers into `got_signals`. With `output`, a descriptor, it gets that and no input; `tick` is
-    called every second meanwhile. Raises RuntimeMissing, RuntimeFailed.
+    called every second meanwhile, and what it raises ends the command. Raises RuntimeMissing,
+    RuntimeFailed.
     """
     try:
         child, problem = spawn(argv, env, cwd, False, output, descriptors)
@@ -157,7 +158,12 @@ def run(
             f"cannot start `{argv[0]}`: no process can be made: {error.strerror}",
             "how many there may be is limited for a user (`ulimit -u`), for the job and for the node",
         ) from None
-    status = wait(child, got_signals, tick)
+    try:
+        status = wait(child, got_signals, tick)
+    except BaseException:  # of `tick`
+        pass_on(signals.SIGKILL, child)
+        os.waitpid(child, 0)
+        raise
     if problem:
         raise problem
     return status

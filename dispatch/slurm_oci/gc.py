@@ -20,6 +20,7 @@ import attrs
 
 from slurm_oci import cache, images, state
 from slurm_oci.job import STANDARD_PATH
+from slurm_oci.state import listed
 
 SECONDS = 30.0  # for one owner: a file system of his own may never answer
 NOBODY = 65534  # the group of a uid without passwd entry
@@ -144,13 +145,6 @@ def owners(wanted: Wanted) -> list[int]:
     numbers = {int(name) for name in names if name.isascii() and name.isdecimal() and len(name) < 11}
     numbers |= {owner(os.path.join(SHM, name)) for name in listed(SHM) if MEETING.fullmatch(name)} - {-1}
     return sorted(number for number in numbers if number < 2**32 - 1)  # which setresuid(2) takes for none
-
-
-def listed(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
 
 
 def as_owner(uid: int, wanted: Wanted, seconds: float) -> list[Left]:

@@ -62,7 +62,10 @@ def hold(decision: "Decision") -> bool:
         os.makedirs(users, 0o700, exist_ok=True)
         if decision.request.task == 0:  # one for all of the step
             is_used(where, name, decision.request.node)
-        os.close(os.open(mark, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        try:
+            os.close(os.open(mark, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        except FileNotFoundError:
+            return False  # who removes an entry removes that folder after it
     if os.path.isdir(where.entry(name)):
         return True
     os.unlink(mark)
@@ -284,7 +287,7 @@ def walk(folder: str) -> "Iterator[tuple[str, int]]":
 def evict(where: Cache, node: str, limit: int, keep: str = "") -> list[str]:
     """Removes entries that nobody uses, least recently used first, until the rest is within `limit`
     GiB; what was removed. `keep`: the entry that is about to be used."""
-    sizes = {name: bytes_of(where, name) for name in listed(where.path, "entries")}
+    sizes = {name: bytes_of(where, name) for name in state.listed(os.path.join(where.path, "entries"))}
     total, gone = sum(sizes.values()), []
     for name in sorted(sizes, key=lambda name: last_used(where, name)):
         if total <= limit * GIB:
@@ -297,24 +300,32 @@ def evict(where: Cache, node: str, limit: int, keep: str = "") -> list[str]:
 
 def tidy(where: Cache, node: str, limit: int) -> list[str]:
     """What `gc` does, beside removing dead tasks' work: everything that no living task needs."""
-    for name in listed(where.path, "users"):
+    for name in state.listed(os.path.join(where.path, "users")):
         users = os.path.join(where.path, "users", name)
         if not is_used(where, name, node) and not os.path.isdir(where.entry(name)):
             quietly(os.rmdir, users)
     gone = evict(where, node, limit)
-    for name in listed(where.path, "aliases"):
+    for name in state.listed(os.path.join(where.path, "aliases")):
         alias = os.path.join(where.path, "aliases", name)
-        if not os.path.isdir(where.entry(os.readlink(alias))) or age(alias) > MARKED:
+        try:
+            target = os.readlink(alias)
+        except OSError:  # somebody else has removed it
+            continue
+        if not os.path.isdir(where.entry(target)) or age(alias) > MARKED:
             quietly(os.unlink, alias)
     claims.tidy(where.path, node)
     return gone
 
 
 def remove(where: Cache, name: str, node: str) -> bool:
-    """Removes an entry, unless a task has marked it as used in the meantime."""
+    """Removes an entry, unless a task has marked it as used in the meantime, or nothing can be made
+    to put it aside in."""
     me = os.getpid()
     place = os.path.join(where.path, "work", f"{node}.{state.boot_id()}.0.0.0.{me}-{state.start_time(me)}")
-    held = state.make(place, node)
+    try:
+        held = state.make(place, node)
+    except Problem:
+        return False
     try:
         aside = os.path.join(place, "entry")
         os.rename(where.entry(name), aside)
@@ -334,8 +345,9 @@ def is_used(where: Cache, name: str, node: str) -> bool:
     """Whether a living task uses the entry; the marks of dead ones are removed. Of a task on another
     node nobody here knows whether it lives: its mark counts for 30 days."""
     used = False
-    for mark in listed(where.path, "users", name):
-        path = os.path.join(where.path, "users", name, mark)
+    users = os.path.join(where.path, "users", name)
+    for mark in state.listed(users):
+        path = os.path.join(users, mark)
         task = state.task_of(mark, node)
         if state.is_alive(task[0], task[4]) if task else age(path) < MARKED:
             used = True
@@ -368,13 +380,6 @@ def age(path: str) -> float:
         return time.time() - os.lstat(path).st_mtime
     except OSError:
         return 0.0
-
-
-def listed(*parts: str) -> list[str]:
-    try:
-        return os.listdir(os.path.join(*parts))
-    except OSError:
-        return []
 
 
 def quietly(function: "Callable[..., None]", *words: str) -> None:

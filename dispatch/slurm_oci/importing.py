@@ -149,13 +149,14 @@ INDEXES = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )
+DAMAGED = "the layout is damaged: make it again with `skopeo copy … oci:DIR`"
 MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386"}  # the others are called alike
 
 
 def manifest_of(layout: str, wanted: str) -> "dict[str, Any]":
     """The descriptor of the image that is meant: by its tag, the only one, or `latest`; of an image
     for several machines this machine's. Raises ImageBroken."""
-    listed = read_json(os.path.join(layout, "index.json")).get("manifests", [])
+    listed = manifests_in(os.path.join(layout, "index.json"))
     named = [one for one in listed if one.get("annotations", {}).get(REF_NAME) == (wanted or "latest")]
     found = named or ([] if wanted or len(listed) != 1 else listed)
     if wanted.startswith("@") and wanted[1:].isdecimal():  # containers-transports(5)
@@ -171,8 +172,19 @@ def manifest_of(layout: str, wanted: str) -> "dict[str, Any]":
     for _ in range(3):  # an index in an index in an index
         if chosen.get("mediaType") not in INDEXES:
             return chosen
-        chosen = of_this_machine(read_json(blob(layout, chosen)).get("manifests", []), layout)
+        chosen = of_this_machine(manifests_in(blob(layout, chosen)), layout)
     return chosen
+
+
+def manifests_in(path: str) -> "list[dict[str, Any]]":
+    """What the index in the file lists. Raises ImageBroken."""
+    listed = read_json(path).get("manifests", [])
+    keys = ("annotations", "platform")
+    if not isinstance(listed, list) or not all(
+        isinstance(one, dict) and all(isinstance(one.get(key, {}), dict) for key in keys) for one in listed
+    ):
+        raise ImageBroken(f"`{path}` has no list of images", DAMAGED)
+    return listed
 
 
 def of_this_machine(listed: "list[dict[str, Any]]", layout: str) -> "dict[str, Any]":
@@ -211,12 +223,12 @@ def read_json(path: str) -> "dict[str, Any]":
     except ValueError as error:
         raise ImageBroken(
             f"`{path}` is not valid JSON: {error}",
-            "the layout is damaged: make it again with `skopeo copy … oci:DIR`",
+            DAMAGED,
         ) from None
     if not isinstance(found, dict):
         raise ImageBroken(
             f"`{path}` is not a JSON object",
-            "the layout is damaged: make it again with `skopeo copy … oci:DIR`",
+            DAMAGED,
         )
     return found
 

@@ -66,14 +66,18 @@ def root(uid: int, base: str = BASE) -> str:
 
 def fresh(folder: str, uid: int) -> "Iterator[str]":
     """The state roots that `make_fresh` made in `folder` for this user earlier."""
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return
-    for name in sorted(names):
+    for name in sorted(listed(folder)):
         path = os.path.join(folder, name)
         if name.startswith(f"slurm-oci-{uid}.") and is_private(path, uid):
             yield path
+
+
+def listed(folder: str) -> list[str]:
+    """What is in the directory; nothing where it cannot be listed."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def make_fresh(folder: str, uid: int) -> str:
