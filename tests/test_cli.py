@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,11 @@ import attrs
 import pytest
 from conftest import ORDINARY, OWN_UID, ROOT, Ended, Slurm, tree
 
-from slurm_oci import installation, ociconf
+from slurm_oci import installation, ociconf, scrun
+from slurm_oci.cache import BASE
+from slurm_oci.choose import ORDER
 from slurm_oci.cli import COMMANDS
+from slurm_oci.launch import Launch
 from slurm_oci.site import Images, Site
 
 TOOL = '\n[runtimes.tool]\nrun = ["tool", "%b", "--", "%@"]\naccepts = ["rootfs"]\nsummary = "a tool"\n'
@@ -166,6 +170,30 @@ def test_explain_tells_what_would_be_done(slurm, tool, image):
     assert tool.calls == []
 
 
+def test_the_docs_name_every_member_of_the_json(slurm, tool, image, place):
+    """In the table of docs/commands.md; the other commands' are on pages of their own."""
+    text = (ROOT / "docs" / "commands.md").read_text().partition("## JSON")[2]
+    table = dict(re.findall(r"^\| `([^`]+)` \|(.*)$", text, re.MULTILINE))
+    shown = {
+        "list": told(slurm, "list", "--json")[0],
+        "show": told(slurm, "show", "tool", "--json"),
+        "explain": told(slurm, "explain", "--json", image) | told(slurm, "explain", "--json", "/-", status=1),
+        "oci-conf": told(slurm, "oci-conf", "--json", "--slurm-version", "24.11.5"),
+        "explain --oci-conf": attrs.fields_dict(Launch),
+        "scrun": attrs.fields_dict(scrun.File) | attrs.fields_dict(scrun.Written),
+    }
+    shown["show"] = set(shown["show"]) - set(LISTED)
+    missing = {name: [m for m in found if f"`{m}`" not in table[name]] for name, found in shown.items()}
+    assert missing == {name: [] for name in shown}
+
+
+def test_a_prefix_that_is_not_there_is_named(slurm):
+    """Nothing is answered for another installation in its place."""
+    for words in (["list"], ["site"], ["gc", "--dry-run"], ["oci-conf"]):
+        ended = ask(slurm, "--prefix", "/no/where", *words)
+        assert (ended.status, "there is no directory `/no/where`" in ended.err) == (2, True)
+
+
 def test_explain_hides_what_looks_like_a_secret(slurm, tool, image, place):
     """A value that is set for the container alone, too."""
     definition = place / "env.toml"
@@ -248,6 +276,8 @@ def test_site_tells_each_setting_and_where_it_comes_from(slurm):
     assert found["user_hook"] == {"value": False, "from": str(path), "line": 1}
     assert found["pull"] == {"value": False, "from": "built-in", "line": None}
     assert list(found) == [*attrs.fields_dict(Site), "settings"]
+    assert (found["order"]["value"], found["order"]["from"]) == (list(ORDER), "built-in")
+    assert found["images"]["value"]["cache"] == BASE
     of_jobs = found["settings"]
     assert of_jobs["gpu"] == {"value": "auto", "from": "built-in", "line": None, "forced": False}
     assert of_jobs["env"] == {"value": "slurm", "from": str(path), "line": 3, "forced": False}

@@ -74,10 +74,11 @@ def test_codes_are_names_in_lower_case():
 
 
 def test_a_problem_always_says_what_to_do():
-    """Without hints of its own, it points to the command that shows the decision."""
+    """Without hints of its own, it points to the command that shows more."""
     assert problems.SettingInvalid("x").lines()[1:] == [
         "  `slurm-oci-plugins explain` shows each step of the decision"
     ]
+    assert "`slurm-oci-plugins site`" in problems.SiteInvalid("x").lines()[1]
 
 
 # Plugins

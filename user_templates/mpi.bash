@@ -14,6 +14,9 @@ export OMPI_MCA_smsc=^cma                            # Open MPI 5
 export UCX_POSIX_USE_PROC_LINK=n
 export PSM3_KASSIST_MODE=none
 
+# Or, instead of these four, one container for a node's tasks, which may (apptainer, charliecloud):
+#   export SLURM_OCI_SHARE=node
+
 # The network's libraries from the node, where the image has none for it:
 #   export SLURM_OCI_MOUNTS=/opt/cray/libfabric:/opt/cray/libfabric:ro
 #   export SLURM_OCI_ENV=all LD_LIBRARY_PATH=/opt/cray/libfabric/lib64

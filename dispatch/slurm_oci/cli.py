@@ -31,6 +31,8 @@ COMMANDS = {  # name -> what `--help` says; the module is imported when it is ca
     "uninstall": "Remove what `install` has put there.",
 }
 
+OF_THEIR_OWN = ("install", "uninstall")  # have a --prefix of their own and need no other
+
 
 class Commands(click.Group):
     """Commands in modules of their own, each imported only when it is wanted."""
@@ -80,6 +82,8 @@ class Commands(click.Group):
 def cli(ctx: click.Context, prefix: str | None) -> None:
     """List, explain, generate, check and repair what runs `srun --container`."""
     if prefix is not None:
+        if ctx.invoked_subcommand not in OF_THEIR_OWN and not os.path.isdir(prefix):
+            raise click.BadParameter(f"there is no directory `{prefix}`", param_hint="--prefix")
         hand_over(os.path.abspath(prefix), ctx.invoked_subcommand or "")
     ctx.obj = os.path.abspath(prefix) if prefix else default_prefix()
 
@@ -88,7 +92,7 @@ def hand_over(prefix: str, command: str) -> None:
     """Goes on in the installation at `prefix`, whose plugins are those it was installed with."""
     other = os.path.join(prefix, "bin", "slurm-oci-plugins")
     is_this = os.path.realpath(other) == os.path.realpath(sys.argv[0])
-    if command not in ("install", "uninstall") and os.access(other, os.X_OK) and not is_this:
+    if command not in OF_THEIR_OWN and os.access(other, os.X_OK) and not is_this:
         os.execv(other, [other, *sys.argv[1:]])
 
 

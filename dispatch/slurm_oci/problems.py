@@ -6,6 +6,10 @@ with dashes is the stable code at the end of the error line, `area` tells who is
 is the exit status.
 """
 
+# What to do where a problem has no advice of its own.
+EXPLAIN = "`slurm-oci-plugins explain` shows each step of the decision"
+SITE = "until the site's admins mend it no task with --container starts; `slurm-oci-plugins site` checks it"
+
 
 class Problem(Exception):
     """Something outside the program is not as it must be."""
@@ -25,7 +29,7 @@ class Problem(Exception):
 
     def lines(self) -> list[str]:
         """The error as it is printed: what and where, then what to do."""
-        hints = self.hints or ("`slurm-oci-plugins explain` shows each step of the decision",)
+        hints = self.hints or (SITE if self.code == "site-invalid" else EXPLAIN,)
         first = f"slurm-oci: error: {visible(self.message)} [{self.code}]"
         return [first, *("  " + visible(hint) for hint in hints)]
 

@@ -20,9 +20,9 @@ def bundle(slurm):
     slurm("sh", "-c", f"chmod -R u+w {MADE}*; rm -rf {MADE}*")
 
 
-def native(slurm, runtime):
+def native(slurm, runtime, mode="run"):
     version = Version.parse(slurm.root.slurm_version)
-    slurm.root.set_oci_conf(generate(runtime, "run", version, "/opt/slurm-oci"))
+    slurm.root.set_oci_conf(generate(runtime, mode, version, "/opt/slurm-oci"))
 
 
 @pytest.mark.parametrize("kind", IMAGES)
@@ -37,6 +37,18 @@ def test_a_bundle_of_every_kind_of_image_runs(slurm, bundle, kind):
         native(slurm, runtime)
         assert slurm.srun(MADE, *SCRIPT)[:2] == SAID
     assert slurm("sh", "-c", "ls -A | grep -c made")[1] == b"1\n"
+
+
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+def test_a_bundle_is_created_and_started_by_slurm(slurm, bundle, runtime):
+    """By the lines with create and start. The output is in a file, behind what the runtime itself says."""
+    assert bundle(IMAGES["docker-archive"], MADE)[0] == 0
+    native(slurm, runtime, "create-start")
+    assert slurm.srun(MADE, *SCRIPT)[:2] == (0, b"")
+    try:
+        assert slurm("sh", "-c", "cat container-*.0.0.out")[1].endswith(SAID[1])
+    finally:
+        slurm("sh", "-c", "rm -f container-*.out")
 
 
 def test_what_the_image_declares_is_in_config_json(slurm, bundle):

@@ -15,7 +15,8 @@ def command(prefix: str, as_json: bool) -> None:
 
     Below them, what a job gets that asks for nothing.
     """
-    from slurm_oci import site
+    from slurm_oci import cache, site
+    from slurm_oci.choose import ORDER
     from slurm_oci.positions import Positions
 
     path = os.path.join(prefix, site.NAME)
@@ -26,6 +27,9 @@ def command(prefix: str, as_json: bool) -> None:
         is_set = value != built_in[key] or (key,) in places.found
         shown[key] = {"value": value, "from": path if is_set else "built-in"}
         shown[key]["line"] = places[(key,)] if is_set else None
+    # Empty means what is built in.
+    shown["order"]["value"] = values["order"] or list(ORDER)
+    shown["images"]["value"] = values["images"] | {"cache": values["images"]["cache"] or cache.BASE}
     settings = for_jobs(values, path, places)
     if as_json:
         click.echo(json.dumps({**shown, "settings": settings}, indent=2))
