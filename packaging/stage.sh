@@ -30,6 +30,9 @@ main() {
     mv "$work/lib/share/slurm-oci/user_templates" "$home/user_templates"
     mv "$work/lib/share/man" "$root/usr/share/man"
     rm -r "$work/lib/share" "$work/lib/bin"
+    # One package for every architecture: PyYAML does without its compiled part.
+    find "$work/lib" -name '*.so' -delete
+    sed -i '/\.so,/d' "$work/lib"/*.dist-info/RECORD
     mv "$work/lib" "$home/lib"
     mkdir -p "$root/usr/share/doc/slurm-oci/docs"
     cp README.md CHANGELOG.md "$root/usr/share/doc/slurm-oci"

@@ -20,7 +20,7 @@ from slurm_oci.compiled import CORE, OTHERS
 
 FORBIDDEN = {
     *("argparse", "contextlib", "enum", "importlib.metadata", "inspect", "json", "logging", "re"),
-    *("subprocess", "typing", "attr", "attrs", "click", "pluggy", "shellingham"),
+    *("subprocess", "typing", "attr", "attrs", "click", "pluggy", "shellingham", "yaml"),
 }
 FILE_CALLS = re.compile(
     r"(open|openat|openat2|stat|lstat|fstat|newfstatat|statx|access|faccessat2?|readlink|readlinkat)\("

@@ -1,11 +1,14 @@
 """GPUs by CDI, the Container Device Interface: `plugins/slurm_oci_plugins/gpus.py` and who uses it."""
 
 import json
+import os
+import sys
 
 import pytest
 from conftest import container, job
 
-from slurm_oci import Image, Mount, SettingRefused, Settings
+from slurm_oci import Image, Mount, SettingRefused, Settings, cdi, compiled
+from slurm_oci.checks import installation
 from slurm_oci.container import has_gpus
 from slurm_oci_plugins import apptainer, crun, gpus, podman, unshare
 
@@ -18,7 +21,7 @@ def node(tmp_path, monkeypatch):
     folders = [tmp_path / "run", tmp_path / "etc"]
     for folder in folders:
         folder.mkdir()
-    monkeypatch.setattr(gpus, "FOLDERS", tuple(map(str, folders)))
+    monkeypatch.setattr(cdi, "FOLDERS", tuple(map(str, folders)))
     return tmp_path
 
 
@@ -81,7 +84,7 @@ def test_a_node_that_describes_none_is_noted_and_a_wish_refused():
     """A default is best effort."""
     names, (note,) = gpus.devices(box(GRANTED))
     assert (names, note[:26]) == ([], "Slurm has granted GPUs, an")
-    with pytest.raises(SettingRefused, match="SLURM_OCI_GPU is `nvidia`: no JSON file in /etc/cdi"):
+    with pytest.raises(SettingRefused, match="SLURM_OCI_GPU is `nvidia`: no file in /etc/cdi"):
         gpus.devices(box(GRANTED, "nvidia"))
 
 
@@ -151,3 +154,150 @@ def test_each_runtime_gets_them_in_its_own_way(node, tmp_path):
     assert "--device=nvidia.com/gpu=all" in podman.plan(stored).argv
     assert "--nv" in apptainer.plan(asked).argv
     assert "--rocm" in apptainer.plan(asked.replace(settings=Settings(gpu="amd"))).argv
+
+
+# In YAML
+
+# The form of what `nvidia-ctk cdi generate` writes, with device nodes that are made up.
+YAML = """---
+cdiVersion: 0.5.0
+kind: nvidia.com/gpu
+devices:
+    - name: "0"
+      containerEdits:
+        deviceNodes:
+            - path: /dev/madeup0
+    - name: all
+      containerEdits:
+        deviceNodes:
+            - path: /dev/madeup0
+containerEdits:
+    env:
+        - NVIDIA_VISIBLE_DEVICES=void
+    deviceNodes:
+        - path: /dev/madeupctl
+    hooks:
+        - hookName: createContainer
+          path: /usr/bin/nvidia-cdi-hook
+          args:
+            - nvidia-cdi-hook
+            - update-ldcache
+            - --folder
+            - /usr/lib
+    mounts:
+        - hostPath: /usr/bin/nvidia-smi
+          containerPath: /usr/bin/nvidia-smi
+          options:
+            - ro
+            - nosuid
+            - nodev
+            - rbind
+"""
+DRIVEN = {"NVIDIA_VISIBLE_DEVICES": "void"}
+
+
+@pytest.fixture
+def kept(node, tmp_path, monkeypatch):
+    """An installation whose catalog was written when there was a YAML file, and the file. Then Python
+    has no PyYAML."""
+    path = node / "run/nvidia.yaml"
+    path.write_text(YAML)
+    prefix = tmp_path / "prefix"
+    prefix.mkdir()
+    compiled.write(str(prefix))
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    return str(prefix), path
+
+
+def test_a_file_in_yaml_is_used_as_the_catalog_has_it(kept):
+    """A task itself reads no YAML."""
+    made, notes = gpus.edited(box(GRANTED, "nvidia", prefix=kept[0]))
+    assert (made.env, notes) == (DRIVEN, ())
+    smi = "/usr/bin/nvidia-smi"
+    assert made.mounts == (Mount(smi, smi, True, True, "SLURM_OCI_GPU"),)
+    assert gpus.devices(box(GRANTED, prefix=kept[0])) == (["nvidia.com/gpu=all"], ())
+    assert list(installation.gpus(kept[0])) == []
+
+
+@pytest.mark.parametrize("change", ["another size", "another time", "another file"])
+def test_a_file_in_yaml_that_the_catalog_has_not_is_named(kept, change):
+    """It has changed, or is there since: with the cure, for a wish, for a default and in doctor."""
+    prefix, path = kept
+    if change == "another size":
+        path.write_text(YAML + "\n")
+    elif change == "another time":
+        os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    else:
+        path = path.rename(path.with_name("other.yaml"))
+    with pytest.raises(SettingRefused) as refused:
+        gpus.devices(box(GRANTED, "nvidia", prefix=prefix))
+    what = f"the catalog does not hold what `{path}` says of devices"
+    assert what in refused.value.message
+    assert "`slurm-oci-plugins compile` on this node" in refused.value.hints[0]
+    made, (note,) = gpus.edited(box(GRANTED, prefix=prefix))
+    assert (made.env, made.mounts) == ({}, ())
+    assert what in note
+    assert "`slurm-oci-plugins compile`" in note
+    (finding,) = installation.gpus(prefix)
+    assert (finding.state, what in finding.message) == ("warning", True)
+
+
+def test_json_beside_it_does_without_the_catalog(kept, node):
+    """The site's cure that needs nothing."""
+    kept[1].write_text(YAML + "\n")
+    describe(node, "nvidia.com/gpu", "all", edits={"env": ["JSON=1"]})
+    assert gpus.edited(box(GRANTED, "nvidia", prefix=kept[0]))[0].env == {"JSON": "1"}
+
+
+def test_a_device_is_what_the_first_file_says(kept, node):
+    """Two files with the same device, as the last driver's beside this one's."""
+    describe(node, "nvidia.com/gpu", "all", edits={"env": ["OLD=1"]})
+    assert gpus.edited(box(GRANTED, prefix=kept[0]))[0].env == DRIVEN
+
+
+def test_without_a_catalog_it_is_read(node, tmp_path):
+    """As the plugins are then asked, with the same answer."""
+    (node / "etc/nvidia.yaml").write_text(YAML)
+    assert gpus.edited(box(GRANTED, prefix=str(tmp_path)))[0].env == DRIVEN
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [", "while parsing a flow"),
+        ("devices: 1", "no list `devices`"),
+        ("devices: [{name: 0}]", "no `name` that is a text"),
+        ("devices: []\nday: 2026-11-22", "date is not JSON"),
+        ("devices: &all [*all]", "Circular"),
+        ("devices: []\nwhat: !!python/object:os.system {}", "could not determine a constructor"),
+        ("\udcff".encode("utf-8", "surrogateescape"), "invalid start byte"),
+        (None, "no regular file"),
+    ],
+)
+def test_a_yaml_file_that_cannot_be_read_is_warned_of(node, tmp_path, text, said):
+    """By its name when the catalog is written; the others are kept, and runtimes are found."""
+    broken = node / "etc/broken.yaml"
+    if text is None:
+        os.mkfifo(broken)
+    else:
+        broken.write_bytes(text if isinstance(text, bytes) else text.encode())
+    (node / "etc/nvidia.yaml").write_text(YAML)
+    prefix = tmp_path / "prefix"
+    prefix.mkdir()
+    warnings = []
+    assert compiled.write(str(prefix), warnings.append).found
+    (warning,) = warnings
+    assert f"`{broken}`" in warning
+    assert said in warning
+    assert gpus.edited(box(GRANTED, "nvidia", prefix=str(prefix)))[0].env == DRIVEN
+    with pytest.raises(SettingRefused, match="broken"):
+        gpus.devices(box(GRANTED, "amd", prefix=str(prefix)))
+
+
+def test_without_pyyaml_the_catalog_is_written_and_the_file_named(node, tmp_path, monkeypatch):
+    """For an installation that was put together by hand."""
+    (node / "etc/nvidia.yaml").write_text(YAML)
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    warnings = []
+    assert compiled.write(str(tmp_path), warnings.append).found
+    assert [f"`{node}/etc/nvidia.yaml`" in warning for warning in warnings] == [True]

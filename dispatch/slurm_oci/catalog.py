@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from slurm_oci.values import Step
 
-FORMAT = 4
+FORMAT = 5
 TEXT = "catalog.json"
+PARTS = ("runtimes", "candidates", "cdi")  # that are packed entry by entry
 HEAD = b"slurm-oci catalog\n"  # of the twin; then FORMAT, a check sum of the rest, and the rest
 
 
@@ -77,12 +78,9 @@ def content_of(path: str, prefix: str, warn: "Callable[[str], None] | None") -> 
 
 
 def packed(catalog: "Mapping[str, Any]") -> bytes:
-    """The twin's content. What is of one runtime or one image kind is packed by itself, so that a
-    task unpacks no more than it needs, however many runtimes there are."""
-    parts = {
-        part: {name: marshal.dumps(value) for name, value in catalog[part].items()}
-        for part in ("runtimes", "candidates")
-    }
+    """The twin's content. What is of one runtime, one image kind or one file is packed by itself, so
+    that a task unpacks no more than it needs, however many there are."""
+    parts = {part: {name: marshal.dumps(value) for name, value in catalog[part].items()} for part in PARTS}
     body = marshal.dumps({**catalog, **parts})
     return HEAD + bytes([FORMAT]) + _imp.source_hash(FORMAT, body) + body
 
@@ -98,7 +96,7 @@ def unpacked(content: bytes) -> "dict[str, Any]":
     if content[start - 8 : start] != _imp.source_hash(FORMAT, content[start:]):
         raise Untrusted("the catalog is damaged")
     catalog: dict[str, Any] = marshal.loads(content[start:])
-    return {**catalog, **{part: Packed(catalog[part]) for part in ("runtimes", "candidates")}}
+    return {**catalog, **{part: Packed(catalog[part]) for part in PARTS}}
 
 
 class Packed(dict):  # type: ignore[type-arg]

@@ -9,11 +9,11 @@ import marshal
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import MAGIC_NUMBER
 from types import CodeType
 
-from slurm_oci import catalog, modules
+from slurm_oci import catalog, cdi, modules
 from slurm_oci.node import folders_of, probe_all
 from slurm_oci.plugins import Gathered, gather
 from slurm_oci.problems import Problem
@@ -25,8 +25,8 @@ CORE = (
     *("execute", "hook", "image", "request", "settings", "choose", "main"),
 )
 OTHERS = (
-    *("advice", "bundle", "cache", "claims", "defined", "definition", "images", "importers", "importing"),
-    *("line", "log", "mpi", "pattern", "policy", "positions"),
+    *("advice", "bundle", "cache", "cdi", "claims", "defined", "definition", "images", "importers"),
+    *("importing", "line", "log", "mpi", "pattern", "policy", "positions"),
 )
 
 
@@ -36,13 +36,14 @@ class CatalogUnwritable(Problem):
     area = "site"
 
 
-def write(prefix: str) -> Gathered:
-    """Asks the plugins and writes the catalog of the installation in `prefix`.
+def write(prefix: str, warn: Callable[[str], None] | None = None) -> Gathered:
+    """Asks the plugins and writes the catalog of the installation in `prefix`. `warn` is told what of
+    this node cannot be read.
 
     Raises SiteInvalid, CatalogUnwritable.
     """
     gathered = gather(prefix)
-    content = gathered.catalog(probe_all(gathered), folders_of(gathered))
+    content = gathered.catalog(probe_all(gathered), folders_of(gathered), cdi.read_yaml(warn))
     library = os.path.realpath(os.path.join(prefix, "lib"))
     try:
         if os.path.isdir(library):

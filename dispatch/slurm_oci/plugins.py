@@ -69,10 +69,13 @@ class Gathered:
         return [*first, *rest, *last]
 
     def catalog(
-        self, probed: dict[str, Any] | None = None, folders: dict[str, Any] | None = None
+        self,
+        probed: dict[str, Any] | None = None,
+        folders: dict[str, Any] | None = None,
+        cdi: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """The catalog: plain data, as `catalog.read` gives it; `probed` and `folders` are what is
-        known about this node. Paths in the installation are relative to it, so that a copy of it
+        """The catalog: plain data, as `catalog.read` gives it; `probed`, `folders` and `cdi` are what
+        is known about this node. Paths in the installation are relative to it, so that a copy of it
         elsewhere holds."""
         by_name = {found.runtime.name: found for found in self.found}
         order = self.order()
@@ -89,6 +92,7 @@ class Gathered:
             "runtimes": {name: self.entry(by_name[name]) for name in order},
             "probed": probed or {},
             "folders": folders or {},
+            "cdi": cdi or {},
         }
 
     def entry(self, found: Found) -> dict[str, Any]:

@@ -1,15 +1,14 @@
 """GPUs by CDI, the Container Device Interface: what a vendor's tool has written down for this node of
 the device nodes, driver files and variables that a container needs.
 
-Read from JSON in /etc/cdi and /var/run/cdi; the latter's count first (CDI specification, SPEC.md). For
-runtimes that get the host's /dev as a whole the device nodes are there, and Slurm's control group
+For runtimes that get the host's /dev as a whole the device nodes are there, and Slurm's control group
 decides which can be opened. Hooks need root or a writable image: what NVIDIA's are for, the links to
 libraries and the linker's cache, is done by mounts of the links' names and LD_LIBRARY_PATH.
 """
 
 import os
 
-from slurm_oci import Container, Mount, SettingRefused
+from slurm_oci import Container, Mount, SettingRefused, cdi
 from slurm_oci.container import GRANTED, has_gpus
 
 TYPE_CHECKING = False
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-FOLDERS = ("/var/run/cdi", "/etc/cdi")
 KINDS = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu"}
 
 
@@ -28,46 +26,54 @@ def granted(container: Container) -> str:
 
 
 def devices(container: Container) -> tuple[list[str], tuple[str, ...]]:
-    """The CDI names of the step's devices (`nvidia.com/gpu=0`), and notes. A name is the number on the
-    node where the file has it, else `all`, of which the control group shows the step's own.
+    """The CDI names of the step's devices (`nvidia.com/gpu=0`), and notes.
 
     Raises SettingRefused where a vendor's were asked for and nothing on the node describes them.
     """
+    return chosen(container, *cdi.specs(container.prefix)) if has_gpus(container) else ([], ())
+
+
+def chosen(
+    container: Container, known: "list[cdi.Spec]", unknown: list[str]
+) -> tuple[list[str], tuple[str, ...]]:
+    """The same, from what is `known` of the files and the paths of those of which it is `unknown`. A
+    name is the number on the node where the file has it, else `all`, of which the control group shows
+    the step's own."""
     gpu, numbers = container.settings.gpu, granted(container)
-    if not has_gpus(container):
-        return [], ()
-    known = specs()
     for vendor in KINDS if gpu == "auto" else (gpu,):
         kind = KINDS[vendor]
-        names = {
-            device.get("name") for spec in known if spec.get("kind") == kind for device in spec["devices"]
-        }
+        names = {device["name"] for spec in known if spec.get("kind") == kind for device in spec["devices"]}
         wanted = [number for number in numbers.split(",") if number in names]
         if not wanted or len(wanted) < len(numbers.split(",")):
-            wanted = ["all"] if "all" in names else sorted(filter(None, names))
+            wanted = ["all"] if "all" in names else sorted(names)
         if wanted:
             return [f"{kind}={name}" for name in wanted], ()
     if gpu != "auto":
+        label = container.settings.origins["gpu"]
+        if unknown:
+            raise SettingRefused(f"{label} is `{gpu}`: {cdi.not_kept(unknown[0])}", f"the site: {cdi.KEEP}")
         raise SettingRefused(
-            f"{container.settings.origins['gpu']} is `{gpu}`: no JSON file in /etc/cdi or /var/run/cdi"
-            f" describes devices of `{KINDS[gpu]}`",
-            "the site, for NVIDIA: nvidia-ctk cdi generate --format=json --output=/etc/cdi/nvidia.json"
-            " (in place of a YAML file there)",
+            f"{label} is `{gpu}`: no file in /etc/cdi or /var/run/cdi describes devices of `{KINDS[gpu]}`",
+            f"the site, for NVIDIA: {cdi.AS_JSON}",
         )
-    note = "Slurm has granted GPUs, and no JSON file in /etc/cdi says what the container needs for them"
-    return [], (note,)
+    if unknown:
+        return [], (f"Slurm has granted GPUs: {cdi.not_kept(unknown[0])}; the site: {cdi.KEEP}",)
+    return [], ("Slurm has granted GPUs, and no file in /etc/cdi says what the container needs for them",)
 
 
 def edited(container: Container) -> tuple[Container, tuple[str, ...]]:
     """The container with the mounts and variables of the step's devices, and notes."""
-    names, notes = devices(container)
+    if not has_gpus(container):
+        return container, ()
+    known, unknown = cdi.specs(container.prefix)
+    names, notes = chosen(container, known, unknown)
     if not names:
         return container, notes
     env = dict(container.env)
     mounts = {mount.target: mount for mount in container.mounts}
     label = container.settings.origins.get("gpu", "the step's GPUs")
     folders = []
-    for edits in edits_of(names):
+    for edits in edits_of(names, known):
         env |= dict(text.partition("=")[::2] for text in edits.get("env", ()))
         for mount in edits.get("mounts", ()):
             source, target = mount["hostPath"], os.path.normpath(mount["containerPath"])
@@ -98,34 +104,12 @@ def links_to(library: str) -> "Iterable[str]":
             yield other
 
 
-def edits_of(names: list[str]) -> "Iterable[dict[str, Any]]":
-    """The edits of these devices, each file's own before."""
-    for spec in specs():
-        wanted = [device for device in spec["devices"] if f"{spec.get('kind')}={device.get('name')}" in names]
+def edits_of(names: list[str], known: "list[cdi.Spec]") -> "Iterable[dict[str, Any]]":
+    """The edits of these devices, each file's own before. What counts first describes a device alone."""
+    left = set(names)
+    for spec in known:
+        wanted = [device for device in spec["devices"] if f"{spec.get('kind')}={device['name']}" in left]
+        left.difference_update(f"{spec.get('kind')}={device['name']}" for device in wanted)
         if wanted:
             yield spec.get("containerEdits", {})
             yield from (device.get("containerEdits", {}) for device in wanted)
-
-
-def specs() -> "list[dict[str, Any]]":
-    """What the node's files describe. Raises SettingRefused for one that is none."""
-    import json  # few tasks have GPUs
-
-    found = []
-    for folder in FOLDERS:
-        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
-            if not name.endswith(".json"):
-                continue
-            path = os.path.join(folder, name)
-            try:
-                with open(path, "rb", 0) as file:
-                    spec = json.loads(file.read())
-                if not isinstance(spec, dict) or not isinstance(spec.get("devices"), list):
-                    raise ValueError("it has no list `devices`")
-            except (OSError, ValueError) as error:
-                raise SettingRefused(
-                    f"cannot read `{path}`, which describes devices: {error}",
-                    "SLURM_OCI_GPU=none does without",
-                ) from None
-            found.append(spec)
-    return found

@@ -1,5 +1,6 @@
 """This checkout, installed in a running root as a site does it: from wheels, by its own `install`."""
 
+import platform
 import shlex
 import shutil
 import subprocess
@@ -52,14 +53,14 @@ def put_wheels(root: "SlurmRoot", python_version: str, *more: str) -> None:
 
 
 def fetch_wheels(directory: Path, python_version: str, *more: str) -> None:
-    """Put the project's wheel and all it needs, pure Python for that version, into `directory`."""
+    """Put the project's wheel and all it needs, for that version of Python, into `directory`."""
     pip("wheel", "--no-deps", f"--wheel-dir={directory}", str(PROJECT))
     (wheel,) = directory.glob("slurm_oci-*.whl")
     pip(
         "download",
         "--only-binary=:all:",
         "--platform=any",
-        "--implementation=py",
+        f"--platform=manylinux2014_{platform.machine()}",
         f"--python-version={python_version}",
         f"--dest={directory}",
         str(wheel),

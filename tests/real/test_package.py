@@ -160,7 +160,7 @@ def test_the_package_holds_what_people_look_for_elsewhere(deb):
     expected += ["/usr/share/doc/slurm-oci/README.md", "/usr/share/doc/slurm-oci/CHANGELOG.md"]
     expected += ["/usr/share/doc/slurm-oci/docs/install.md"]
     assert [path for path in expected if path not in held] == []
-    for library in ("attrs", "click", "pluggy", "shellingham", "slurm_oci"):
+    for library in ("attrs", "click", "pluggy", "pyyaml", "shellingham", "slurm_oci"):
         assert any(f"/lib/{library}-" in path and "LICENSE" in path for path in held), library
 
 

@@ -143,8 +143,10 @@ def images(installed):
     """The images in place, with something mounted in the directory to mount."""
     done = installed.run(["sh", "-c", MAKE], timeout=300)
     assert done.returncode == 0, done.stderr
-    for vendor in ("nvidia", "amd"):
-        installed.write(f"/etc/cdi/{vendor}.json", json.dumps({"kind": f"{vendor}.com/gpu", **CDI}))
+    installed.write("/etc/cdi/amd.json", json.dumps({"kind": "amd.com/gpu", **CDI}))
+    # As NVIDIA's tool does, in YAML (of which JSON is a part), for the catalog.
+    installed.write("/etc/cdi/nvidia.yaml", "---\n" + json.dumps({"kind": "nvidia.com/gpu", **CDI}))
+    installed.run(["/opt/slurm-oci/bin/slurm-oci-plugins", "compile"], user="root", check=True)
     installed.write("/etc/driver", "driver\n")
     installed.run(["sh", "-c", DEVICES], user="root", check=True)
     below = f"{HOME}/it's, data/below"

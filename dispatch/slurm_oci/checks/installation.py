@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 
 import slurm_oci
-from slurm_oci import cache, catalog, plugins, site
+from slurm_oci import cache, catalog, cdi, plugins, site
 from slurm_oci.checks import Finding, Group
 from slurm_oci.plugins import Gathered
 from slurm_oci.problems import Problem, nearest
@@ -27,6 +27,7 @@ def checks(prefix: str) -> Iterator[Finding]:
         yield GROUP.failed("site", problem.message, f"{cure} (every container task fails until then)")
         return
     yield from compiled(prefix)
+    yield from gpus(prefix)
     for aside in gathered.aside:
         yield GROUP.warning(
             "plugin",
@@ -108,6 +109,17 @@ def compiled(prefix: str) -> Iterator[Finding]:
             f"`slurm-oci-plugins --prefix {prefix} compile`",
             same="none",
         )
+
+
+def gpus(prefix: str) -> Iterator[Finding]:
+    """The CDI files from which tasks would get nothing."""
+    try:
+        unknown = cdi.specs(prefix)[1]
+    except Problem as problem:
+        yield GROUP.warning("cdi", problem.message, f"write it anew: {cdi.AS_JSON}")
+        return
+    for path in unknown:
+        yield GROUP.warning("cdi", cdi.not_kept(path), cdi.KEEP)
 
 
 def strangers(gathered: Gathered) -> Iterator[Finding]:

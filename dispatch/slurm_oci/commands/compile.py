@@ -10,10 +10,16 @@ def command(prefix: str) -> None:
 
     Needed after a change of site.toml, plugins.d or an installed plugin. Without it nothing
     breaks: each task asks the plugins itself, which takes longer.
+
+    Needed also on each node whose GPUs are described in YAML, after a change of these files in
+    /etc/cdi or /var/run/cdi: tasks take from the catalog what they say.
     """
     from slurm_oci.compiled import write
 
-    gathered = write(prefix)
+    def warn(text: str) -> None:
+        click.echo(f"slurm-oci: warning: {text}", err=True)
+
+    gathered = write(prefix, warn)
     for aside in gathered.aside:
-        click.echo(f"slurm-oci: warning: {aside.name} ({aside.source}): {aside.reason}", err=True)
+        warn(f"{aside.name} ({aside.source}): {aside.reason}")
     click.echo(f"{prefix}/catalog.json: {len(gathered.found)} runtimes")
