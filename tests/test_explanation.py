@@ -109,6 +109,14 @@ def test_a_terminal_gets_colours_and_its_own_width(image, columns):
     assert any(line.endswith(" \\") for line in bare)
 
 
+@pytest.mark.parametrize("words", ["list", "show apptainer", "template", "site"])
+def test_a_table_keeps_to_the_terminal_s_width(words):
+    """The last column goes on below itself."""
+    wide, narrow = (click.unstyle(in_terminal(columns, *words.split())) for columns in (200, 70))
+    assert max(map(len, narrow.splitlines())) <= 70 < max(map(len, wide.splitlines()))
+    assert narrow.split() == wide.split()
+
+
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_who_wants_no_colours_gets_none(image, variables):
     """By the variables that programs agree on."""

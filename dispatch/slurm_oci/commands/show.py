@@ -16,6 +16,7 @@ from slurm_oci.values import Runtime
 @click.pass_obj
 def command(prefix: str, name: str, as_json: bool) -> None:
     """One runtime: what it takes, what it can express, where it is."""
+    from slurm_oci.explanation import Page
     from slurm_oci.node import state_of
     from slurm_oci.plugins import gather
     from slurm_oci.problems import RuntimeUnknown, nearest
@@ -42,10 +43,11 @@ def command(prefix: str, name: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(state, indent=2))
         return
+    page = Page.of_stdout()
     for key, value in state.items():
         text = ", ".join(value) if isinstance(value, list | tuple) else value
         text = {None: "-", True: "yes", False: "no", "": "-"}.get(text, text)
-        click.echo(f"{key + ':':13}{text}")
+        click.echo("\n".join(page.folded(f"{key + ':':13}{text}", 13)))
 
 
 def unpacked(runtime: Runtime) -> list[str]:

@@ -65,10 +65,13 @@ def for_jobs(values: dict[str, Any], path: str, places: Any) -> dict[str, dict[s
 
 
 def lines(shown: dict[str, dict[str, Any]]) -> list[str]:
-    width = max(map(len, shown)) + 2
+    from slurm_oci.explanation import Page
+
+    page, width = Page.of_stdout(), max(map(len, shown)) + 2
     return [
-        f"{name + ':':{width}}{json.dumps(found['value'])}  ({origin(found)})"
+        line
         for name, found in shown.items()
+        for line in page.folded(f"{name + ':':{width}}{json.dumps(found['value'])}  ({origin(found)})", width)
     ]
 
 

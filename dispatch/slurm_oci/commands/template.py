@@ -40,15 +40,16 @@ def command(
 
 def list_all(as_json: bool) -> None:
     from slurm_oci.cli import data_folder
+    from slurm_oci.explanation import Page
     from slurm_oci.templates import templates
 
     found = templates(data_folder("user_templates"))
     if as_json:
         click.echo(json.dumps([attrs.asdict(template) for template in found], indent=2))
         return
-    width = max((len(template.name) for template in found), default=0)
+    page, width = Page.of_stdout(), max((len(template.name) for template in found), default=0)
     for template in found:
-        click.echo(f"{template.name:{width}}  {template.summary}")
+        click.echo("\n".join(page.folded(f"{template.name:{width}}  {template.summary}", width + 2)))
 
 
 def show(prefix: str, name: str, write_it: bool, force: bool, as_json: bool) -> None:
