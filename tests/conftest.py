@@ -462,5 +462,6 @@ def container(**changes) -> Container:
         "mounts": (),
         "workdir": "/",
         "prefix": "/opt/slurm-oci",
+        "places": (STANDARD_PATH,),
     }
     return Container(**{**values, **changes})

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Slurm, container, job, request
+from conftest import Slurm, container, job, make_stand_in, request
 from hypothesis import given
 from hypothesis import strategies as st
 from readers import READERS, make_image
@@ -232,32 +232,29 @@ def test_enroot_runs_a_squashfs_file(tmp_path):
     }
 
 
-def test_enroot_makes_a_squashfs_file_of_a_directory(root, tmp_path, monkeypatch):
+def test_enroot_makes_a_squashfs_file_of_a_directory(root, tmp_path):
     """It would write into the directory itself."""
     (tmp_path / "mksquashfs").write_text("#!/bin/sh\n")
     (tmp_path / "mksquashfs").chmod(0o755)
-    monkeypatch.setattr(enroot, "STANDARD_PATH", str(tmp_path))
-    made = enroot.plan(box("enroot", root))
+    made = enroot.plan(box("enroot", root, places=(str(tmp_path),)))
     options = ("-noI", "-noD", "-noF", "-noX", "-no-progress", "-quiet")
     assert made.prepare == ((f"{tmp_path}/mksquashfs", root.path, "/private/image.sqsh", *options),)
     assert made.argv[6:8] == ("--", "/private/image.sqsh")
 
 
-def test_enroot_without_mksquashfs_takes_no_directory(root, monkeypatch):
+def test_enroot_without_mksquashfs_takes_no_directory(root):
     """And says what is missing."""
-    monkeypatch.setattr(enroot, "STANDARD_PATH", NOBODYS)
     with pytest.raises(RuntimeMissing, match="`enroot` needs `mksquashfs` for a directory"):
-        enroot.plan(box("enroot", root))
+        enroot.plan(box("enroot", root, places=()))
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-def test_enroot_s_hook_for_gpus_needs_nvidia_s_program(tmp_path, monkeypatch, is_there):
+def test_enroot_s_hook_for_gpus_needs_nvidia_s_program(tmp_path, is_there):
     """Without it the hook would end the task: a default is left out, a wish refused."""
     if is_there:
         (tmp_path / "nvidia-container-cli").write_text("#!/bin/sh\n")
         (tmp_path / "nvidia-container-cli").chmod(0o755)
-    monkeypatch.setattr(enroot, "STANDARD_PATH", str(tmp_path))
-    granted = box("enroot", SQUASHFS, job=job({"SLURM_JOB_GPUS": "0"}))
+    granted = box("enroot", SQUASHFS, job=job({"SLURM_JOB_GPUS": "0"}), places=(str(tmp_path),))
     told = files_of(enroot.plan(granted))["environ"]
     assert ("NVIDIA_VISIBLE_DEVICES=all\n" in told) == is_there
     wish = granted.replace(settings=wished(gpu="nvidia"))
@@ -597,6 +594,22 @@ def test_a_runtime_is_started_with_its_plan_s_words(slurm: Slurm, stand_in, plac
     private = tool.calls[-1].env.get("XDG_RUNTIME_DIR", NOBODYS)
     assert (f"/state/{slurm.uid}/node1." in private) == (kind in RUNTIMES[name].private)
     assert not os.path.exists(private)
+
+
+@pytest.mark.parametrize("where", ["slurmd's PATH", "site.toml"])
+def test_a_runtime_s_helpers_are_where_its_programs_are(slurm: Slurm, stand_in, place, prefix, where):
+    """squashfuse for ch-run: the job's PATH has neither."""
+    stand_in("ch-run", "exit 9")
+    (place / "tools").mkdir()
+    folder = place / ("tools" if where == "site.toml" else "bin")
+    helpers = [make_stand_in(folder / name) for name in ("squashfuse", "fusermount3")]
+    if where == "site.toml":
+        with (prefix / "site.toml").open("a") as site:
+            site.write("[executables]\n" + "".join(f'{tool.path.name} = "{tool.path}"\n' for tool in helpers))
+    slurm.job["SLURM_OCI_RUNTIME"] = "charliecloud"
+    ended = slurm.run(make_image("squashfs", place), "/bin/true", cwd=Path("/"))
+    assert (ended.status, ended.err) == (9, "")
+    assert [len(tool.calls) for tool in helpers] == [1, 1]
 
 
 def test_nvidia_container_runtime_s_steps_are_one_task(slurm: Slurm, stand_in, place):

@@ -23,7 +23,6 @@ from slurm_oci_plugins import (
     crun,
     enroot,
     nvidia,
-    overlay,
     podman,
     runc,
     sarus,
@@ -250,12 +249,8 @@ def test_charliecloud_makes_a_place_where_it_can(root, data, can_make):
 def test_a_writable_image_has_every_place_in_charliecloud(root, data, writable, fuse):
     """Without --write-fake: in the layer over it, or in itself."""
     settings, old = wished(writable=writable), {"write-fake": False}
-    mounts = (mount(data, "/new"),)
-    made = charliecloud.plan(
-        box(
-            "charliecloud", rootfs(root), settings=settings, mounts=mounts, probed=old, request=request(uid=7)
-        )
-    )
+    asked = {"settings": settings, "mounts": (mount(data, "/new"),), "request": request(uid=7)}
+    made = charliecloud.plan(box("charliecloud", rootfs(root), probed=old, places=(fuse,), **asked))
     assert made.argv[1:4] == ("--write", "--bind", f"{data}:/new")
     assert made.argv[-4] == ("/private/merged" if writable == "tmp" else str(root))
 
@@ -281,7 +276,7 @@ def test_charliecloud_writes_for_the_time_being(root, tmp_path, fuse):
     made = charliecloud.plan(box("charliecloud", rootfs(root), settings=tmp, probed=new, request=own))
     assert (made.mode, made.argv[1]) == ("exec", "--write-fake")
     squashed = Image("/i.sqsh", "squashfs", "/i.sqsh")
-    made = charliecloud.plan(box("charliecloud", squashed, settings=tmp, probed=new))
+    made = charliecloud.plan(box("charliecloud", squashed, settings=tmp, probed=new, places=(fuse,)))
     assert made.argv[1] == "--write-fake"
     assert made.prepare[0][2] == f"ro,uid=1001,gid={os.getegid()}"
     with pytest.raises(SettingRefused, match="this ch-run has no `--write-fake`"):
@@ -294,25 +289,22 @@ def test_charliecloud_writes_for_the_time_being(root, tmp_path, fuse):
 
 
 @pytest.fixture
-def fuse(tmp_path, monkeypatch):
+def fuse(tmp_path):
     """A node with the programs that mount by FUSE, in the directory that it gives."""
     folder = tmp_path / "fuse"
     folder.mkdir()
     for name in ("fuse-overlayfs", "squashfuse", "fusermount3"):
         (folder / name).write_text("#!/bin/sh\n")
         (folder / name).chmod(0o755)
-    for module in (overlay, charliecloud):
-        monkeypatch.setattr(module, "STANDARD_PATH", str(folder))
-    return folder
+    return str(folder)
 
 
 @pytest.mark.parametrize("name", ["crun", "runc", "unshare", "charliecloud"])
 def test_a_layer_is_mounted_over_somebody_else_s_image(root, name, fuse):
     """In the private directory, before all else, and unmounted after all else."""
     image = bundle(root) if name in ("crun", "runc") else rootfs(root)
-    made = RUNTIMES[name].plan(
-        box(name, image, settings=wished(writable="tmp"), request=request(uid=os.geteuid() + 1))
-    )
+    his = request(uid=os.geteuid() + 1)
+    made = RUNTIMES[name].plan(box(name, image, settings=wished(writable="tmp"), request=his, places=(fuse,)))
     layers = "lowerdir=/private/lower,upperdir=/private/upper,workdir=/private/work"
     owners = f"squash_to_uid={os.geteuid() + 1},squash_to_gid={os.getegid()}"
     assert made.prepare == ((f"{fuse}/fuse-overlayfs", "-o", f"{layers},{owners}", "/private/merged"),)
@@ -327,11 +319,10 @@ def test_a_layer_is_mounted_over_somebody_else_s_image(root, name, fuse):
         assert made.argv[1:2] + made.argv[-4:-3] == ("--write", "/private/merged")
 
 
-def test_without_fuse_overlayfs_somebody_else_s_image_is_not_written(root, monkeypatch):
+def test_without_fuse_overlayfs_somebody_else_s_image_is_not_written(root):
     """It says what the node lacks."""
-    monkeypatch.setattr(overlay, "STANDARD_PATH", "/no/such")
     with pytest.raises(SettingRefused, match="needs fuse-overlayfs and fusermount3"):
-        crun.plan(box("crun", bundle(root), settings=wished(writable="tmp")))
+        crun.plan(box("crun", bundle(root), settings=wished(writable="tmp"), places=()))
 
 
 @pytest.mark.parametrize("image", [Image("/i.sif", "sif", "/i.sif"), Image("docker://a", "reference")])
@@ -359,26 +350,21 @@ def test_charliecloud_writes_into_a_directory_alone(root):
         charliecloud.plan(box("charliecloud", Image("/i", "squashfs", "/i"), settings=settings))
 
 
-def test_charliecloud_has_a_squashfs_file_mounted_beforehand(tmp_path, monkeypatch):
+def test_charliecloud_has_a_squashfs_file_mounted_beforehand(fuse):
     """By squashfuse in the private directory, and unmounted afterwards."""
-    for name in ("squashfuse", "fusermount3"):
-        (tmp_path / name).write_text("#!/bin/sh\n")
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setattr(charliecloud, "STANDARD_PATH", str(tmp_path))
-    made = charliecloud.plan(box("charliecloud", Image("/i.sqsh", "squashfs", "/i.sqsh")))
+    made = charliecloud.plan(box("charliecloud", Image("/i.sqsh", "squashfs", "/i.sqsh"), places=(fuse,)))
     assert (made.mode, made.folders) == ("supervise", ("image",))
-    assert made.prepare == ((f"{tmp_path}/squashfuse", "-o", "ro", "/i.sqsh", "/private/image"),)
-    assert made.cleanup == ((f"{tmp_path}/fusermount3", "-u", "-z", "/private/image"),)
+    assert made.prepare == ((f"{fuse}/squashfuse", "-o", "ro", "/i.sqsh", "/private/image"),)
+    assert made.cleanup == ((f"{fuse}/fusermount3", "-u", "-z", "/private/image"),)
     assert made.argv[:3] + made.argv[-4:] == (
         *("/node/bin/ch-run", "--cd", "/"),
         *("/private/image", "--", "echo", "hello"),
     )
 
 
-def test_charliecloud_without_squashfuse_mounts_it_itself_and_says_what_is_lost(tmp_path, monkeypatch):
+def test_charliecloud_without_squashfuse_mounts_it_itself_and_says_what_is_lost():
     """No signal reaches the command then."""
-    monkeypatch.setattr(charliecloud, "STANDARD_PATH", str(tmp_path))
-    made = charliecloud.plan(box("charliecloud", Image("/i.sqsh", "squashfs", "/i.sqsh")))
+    made = charliecloud.plan(box("charliecloud", Image("/i.sqsh", "squashfs", "/i.sqsh"), places=()))
     assert (made.mode, made.argv[-4:]) == ("exec", ("/i.sqsh", "--", "echo", "hello"))
     assert made.notes == ("without squashfuse and fusermount3 on the node no signal reaches the command",)
 

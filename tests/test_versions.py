@@ -78,7 +78,7 @@ def test_a_version_is_told_nothing_that_it_does_not_know(version, wish, tmp_path
         probed=probed,
         private="/private",
     )
-    monkeypatch.setattr("slurm_oci_plugins.overlay.find_executable", lambda *words: "/node/bin/fuse")
+    monkeypatch.setattr("slurm_oci_plugins.overlay.helper", lambda *words: "/node/bin/fuse")
     if name in REFUSED.get(next(iter(wish), ""), ()):
         with pytest.raises(SettingRefused, match=f"SLURM_OCI_{next(iter(wish)).upper()} is `"):
             module.plan(box)

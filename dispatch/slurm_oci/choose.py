@@ -9,12 +9,12 @@ from slurm_oci.problems import nearest
 from slurm_oci.values import TYPE_CHECKING, Image, Job, Request, Settings, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from typing import Any
 
     from slurm_oci.cache import Cache, Caches
     from slurm_oci.importers import Importer
-    from slurm_oci.values import Step
+    from slurm_oci.values import Container, Step
 
 # The default order, best first: what needs no help from outside and leaves nothing, then the rest.
 ORDER = (
@@ -28,6 +28,7 @@ class Way(Value):
 
     runtime: str
     executables: "Mapping[str, str]"  # the runtime's programs on this node, by name
+    places: tuple[str, ...]  # where they were looked for, each like $PATH
     is_named: bool = False  # asked for by name: that one or none
     entry: "tuple[Cache, str] | None" = None  # the cache and the entry in it, where it is unpacked
     kind: str = ""  # of the entry, or of what the importer will make; empty: the image's own
@@ -68,7 +69,7 @@ def ways(
             passed_over[runtime] = f"`{missing}` is not on this node"
             trace.append(("runtime", f"not {runtime}", passed_over[runtime]))
             continue
-        way, first = Way(runtime, executables, bool(name)), ""
+        way, first = Way(runtime, executables, node.places, bool(name)), ""
         if through is not None:
             from slurm_oci.cache import Caches  # few images have to be unpacked
 
@@ -213,7 +214,7 @@ class Known:
 
     def __init__(self, recorded: "Mapping[str, Any]") -> None:
         self.recorded = recorded
-        self.names: dict[str, Container[str] | None] = {}  # by folder; None: not known
+        self.names: dict[str, Collection[str] | None] = {}  # by folder; None: not known
         self.tried: dict[str, int] = {}
 
     def lacks(self, folder: str, name: str) -> bool:
@@ -234,7 +235,7 @@ class Known:
 LIST_AT = 2  # from here on a listing is cheaper than looking for each
 
 
-def listed(folder: str) -> "Container[str] | None":
+def listed(folder: str) -> "Collection[str] | None":
     try:
         return frozenset(os.listdir(folder))
     except FileNotFoundError:
@@ -267,6 +268,11 @@ def find_executable(
     known = known or Known({})
     candidates = (f"{folder}/{name}" for folder in folders(places) if not known.lacks(folder, name))
     return next((path for path in candidates if is_program(path)), "")
+
+
+def helper(name: str, container: "Container") -> str:
+    """Where a program is that a runtime needs for this container alone; empty where it is not."""
+    return find_executable(name, container.configured, container.places)
 
 
 def folders(places: tuple[str, ...]) -> list[str]:

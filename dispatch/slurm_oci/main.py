@@ -234,6 +234,8 @@ def by(
     box = container.build(asked, told, picture, wanted).replace(
         own={k: v for k, v in told.env.items() if runtime.variables and k.startswith(runtime.variables)},
         executables=way.executables,
+        configured=catalog["site"]["executables"],
+        places=way.places,
         probed=by_plugin(runtime, lambda: catalogs.probed(runtime, way.executables, catalog)),
         prefix=prefix,
         arguments=tuple(arguments),

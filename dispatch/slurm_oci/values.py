@@ -180,6 +180,8 @@ class Container(Value):
     workdir: str  # a path in the container
     own: "Mapping[str, str]" = {}  # the runtime's own variables (APPTAINER_…) that the job has set
     executables: "Mapping[str, str]" = {}  # the runtime's programs on this node, by name
+    configured: "Mapping[str, str]" = {}  # where site.toml says that programs are, by name
+    places: tuple[str, ...] = ()  # where all others are looked for, each like $PATH
     probed: "Mapping[str, Any]" = {}  # what the runtime's probe found out about them
     private: str = ""  # the task's private directory, for runtimes that ask for one
     prefix: str = ""  # the installation's directory

@@ -8,7 +8,7 @@ directory, and ch-run becomes the command in what is then a directory.
 import os
 
 from slurm_oci import Container, Mount, Plan, Runtime, SettingRefused
-from slurm_oci.choose import find_executable
+from slurm_oci.choose import helper
 from slurm_oci.container import IMAGES_OWN, placed, workdir_in
 from slurm_oci.job import STANDARD_PATH
 from slurm_oci.rootfs import is_below
@@ -196,8 +196,7 @@ def kept(
 
 def mounting(container: Container) -> list[str]:
     """The programs that mount a squashfs file and unmount it, if this node has both."""
-    places = (STANDARD_PATH, container.job.env.get("PATH", ""))
-    found = [find_executable(name, {}, places) for name in ("squashfuse", "fusermount3")]
+    found = [helper(name, container) for name in ("squashfuse", "fusermount3")]
     return found if all(found) else []
 
 

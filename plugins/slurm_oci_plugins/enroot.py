@@ -9,7 +9,7 @@ directory. Read in enroot's own source, 3.3 to 4.1.
 import os
 
 from slurm_oci import Container, File, Mount, Plan, Runtime, SettingRefused, problems
-from slurm_oci.choose import find_executable
+from slurm_oci.choose import helper
 from slurm_oci.container import require_utf8, workdir_in
 from slurm_oci.job import STANDARD_PATH
 from slurm_oci_plugins import carried
@@ -105,8 +105,7 @@ def gpu_variables(container: Container) -> dict[str, str]:
     Raises SettingRefused where somebody asked for NVIDIA's.
     """
     found = carried.nvidia_devices(container)
-    places = (STANDARD_PATH, container.job.env.get("PATH", ""))
-    if found.get("NVIDIA_VISIBLE_DEVICES") != "all" or find_executable("nvidia-container-cli", {}, places):
+    if found.get("NVIDIA_VISIBLE_DEVICES") != "all" or helper("nvidia-container-cli", container):
         return found
     if container.settings.gpu == "nvidia":
         raise SettingRefused(
@@ -126,8 +125,7 @@ def place_of(container: Container) -> tuple[str, tuple[tuple[str, ...], ...]]:
     if image.kind == "name":
         return image.name, ()
     if image.kind == "rootfs":
-        places = (STANDARD_PATH, container.job.env.get("PATH", ""))
-        mksquashfs = find_executable("mksquashfs", {}, places)
+        mksquashfs = helper("mksquashfs", container)
         if not mksquashfs:
             raise problems.RuntimeMissing(
                 "`enroot` needs `mksquashfs` for a directory, which is not on this node",

@@ -8,8 +8,7 @@ number in the container cannot be copied (EOVERFLOW). Here everything appears as
 import os
 
 from slurm_oci import Container, Plan, SettingRefused
-from slurm_oci.choose import find_executable
-from slurm_oci.job import STANDARD_PATH
+from slurm_oci.choose import helper
 
 MERGED = "merged"  # in the private directory: what is mounted there is the root to start from
 
@@ -26,8 +25,7 @@ def root(container: Container) -> str:
 
 def over(container: Container, made: Plan) -> Plan:
     """`made`, in whose place for the image this mounts it first. Raises SettingRefused."""
-    places = (STANDARD_PATH, container.job.env.get("PATH", ""))
-    overlay, unmount = (find_executable(name, {}, places) for name in ("fuse-overlayfs", "fusermount3"))
+    overlay, unmount = helper("fuse-overlayfs", container), helper("fusermount3", container)
     if not (overlay and unmount):
         raise SettingRefused(
             f"{container.settings.origins['writable']} is `tmp`: for `{container.image.name}` that needs"

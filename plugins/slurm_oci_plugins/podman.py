@@ -59,7 +59,7 @@ def plan(container: Container) -> Plan:
         devices, lacking = gpus.devices(container)
         options += [f"--device={name}" for name in devices]
         notes = (*notes, *lacking)
-    init = find_executable("catatonit", {}, (INITS,))
+    init = find_executable("catatonit", container.configured, (INITS,))
     if init:
         options += ["--init", f"--init-path={init}"]
     else:
