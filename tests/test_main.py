@@ -465,6 +465,16 @@ def test_a_plugin_whose_plan_fails_is_named(slurm, stand_in, image, plan):
     assert "`mine`" in ended.err
 
 
+def test_an_interrupt_while_deciding_ends_the_task_without_a_word(slurm, stand_in, image):
+    """^C at srun: a death by the signal, and no traceback."""
+    text = GOOD[: GOOD.index("    return Plan")] + "    import os\n    os.kill(os.getpid(), 2)\n"
+    plugin(slurm, "mine.py", text)
+    stand_in("mine")
+    slurm.job["SLURM_OCI_RUNTIME"] = "mine"
+    ended = slurm.run(image, "/bin/echo")
+    assert (ended.returncode, ended.out, ended.err) == (-signal.SIGINT, "", "")
+
+
 # Talking
 
 

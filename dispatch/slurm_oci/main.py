@@ -1,5 +1,6 @@
 """One task's story, from the words that Slurm passes to a running container."""
 
+import _signal as signals
 import os
 import posix
 import sys
@@ -359,4 +360,5 @@ def show(trace: "list[Step]") -> None:
 
 def run(prefix: str) -> int:
     """What `PREFIX/run` calls: `main` on this process's own words."""
+    signals.signal(signals.SIGINT, signals.SIG_DFL)  # ^C ends it, without Python's words
     return main(sys.argv[1:], prefix)
