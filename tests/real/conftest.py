@@ -28,6 +28,13 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.real)
 
 
+# Processes, too: podman leaves one that is to serve the user's next containers.
+AFTER_A_TEST = """
+rm -rf /home/alice/.slurm-oci-run /opt/slurm-oci/site.toml
+ps -o pid= -u alice | xargs -r kill -KILL
+"""
+
+
 class Slurm:
     """A real Slurm, as its user alice sees it."""
 
@@ -76,7 +83,7 @@ def slurm(installed):
     yield Slurm(installed)
     installed.cancel_jobs()
     installed.set_oci_conf(shipped)
-    installed.run(["rm", "-rf", "/home/alice/.slurm-oci-run", "/opt/slurm-oci/site.toml"], user="root")
+    installed.run(["sh", "-c", AFTER_A_TEST], user="root")
 
 
 # Which runtimes a test of "every runtime" goes through: (runtime, image kind).

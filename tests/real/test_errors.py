@@ -56,7 +56,7 @@ def test_a_file_of_no_known_kind(slurm):
 
 def test_a_kind_that_no_runtime_takes_lists_why(slurm):
     """127, with every runtime and why it was passed over."""
-    takers = ("podman", "umoci", "apptainer")  # by themselves, or by unpacking it first
+    takers = ("podman", "umoci", "apptainer", "singularity")  # by themselves, or by unpacking it first
     table = "".join(f'{name} = "/nowhere/{name}"\n' for name in takers)
     slurm.root.write("/opt/slurm-oci/site.toml", f"[executables]\n{table}")
     first, hints = error_of(slurm.srun(IMAGES["oci-archive"], "/bin/true"), 127)
