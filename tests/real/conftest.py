@@ -28,10 +28,11 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.real)
 
 
-# Processes, too: podman leaves one that is to serve the user's next containers.
+# podman, called by itself, leaves a process, locks and a store for the user's next containers.
 AFTER_A_TEST = """
-rm -rf /home/alice/.slurm-oci-run /opt/slurm-oci/site.toml
+rm -rf /home/alice/.slurm-oci-run /opt/slurm-oci/site.toml /home/alice/.local/share/containers
 ps -o pid= -u alice | xargs -r kill -KILL
+find /dev/shm -mindepth 1 -user alice -delete
 """
 
 

@@ -226,7 +226,6 @@ def test_jobs_whose_tmp_is_hidden_from_the_node(slurm, own_tmp, base):
             IMAGES[kind], "/bin/sh", "-c", "ls /tmp/on-the-node; exit 3", options=(f"--jobid={job}",), SLURM_OCI_RUNTIME=runtime
         )  # fmt: skip
         assert ended[:2] == (3, b""), ended[2]
-        none_left(slurm)
         task = Task(slurm, runtime, IMAGES[kind], f"--jobid={job}")
         task.cancel("-s", "KILL", f"{job}.1")
         assert task.status() == 137

@@ -88,7 +88,8 @@ def verdict(size, status, out, err):
         return "works"
     if status == 0 and {(rank, of) for rank, of, _ in ranks} == {(0, 1)}:
         return "itself alone"
-    first = next(iter((err or out).decode().splitlines()), f"ends with {status}")
+    lines = sorted((err or out).decode().splitlines(), key=lambda line: "slurm-oci: error" not in line)
+    first = next(iter(lines), f"ends with {status}")  # before what srun says of it, in any order
     return f"refused: {first.rpartition('[')[2].rstrip(']')}" if status == 125 else first
 
 
