@@ -15,6 +15,7 @@ from node import Case
 CALLS = re.compile(
     r"^\d+ +(open|openat|openat2|stat|lstat|fstat|newfstatat|statx|access|faccessat2?|readlink|readlinkat)\("
 )
+WHOLE = ("bare", "runtime")  # the cases in which no runtime is started
 STRACE = shutil.which("strace")
 
 
@@ -31,6 +32,7 @@ def alone(cases: list[Case], rounds: int, starts: int) -> list[dict[str, Any]]:
                 times[case.name] += found
             case.after()
     bare = statistics.median(times["bare"])
+    runtime = statistics.median(times["runtime"])
     return [
         {
             "name": case.name,
@@ -38,6 +40,9 @@ def alone(cases: list[Case], rounds: int, starts: int) -> list[dict[str, Any]]:
             "ms": round(statistics.median(times[case.name]), 2),
             "quartiles": [round(q, 2) for q in statistics.quantiles(times[case.name], n=4)[::2]],
             "of bare": round(statistics.median(times[case.name]) / bare, 2),
+            "without the runtime": None
+            if case.name in WHOLE
+            else round((statistics.median(times[case.name]) - runtime) / bare, 2),
             "calls": calls[case.name],
         }
         for case in cases
@@ -89,7 +94,7 @@ def calls_of(case: Case) -> int | None:
     if not STRACE:
         return None
     total = count(case.argv, case.env)
-    return total if case.name == "bare" else total - count(["/bin/true"], case.env)
+    return total if case.name in WHOLE else total - count(["/bin/true"], case.env)
 
 
 def count(argv: list[str], env: dict[str, str]) -> int:

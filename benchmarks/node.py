@@ -129,6 +129,7 @@ class Node:
 
         found = [
             self.case("bare", "python3 -I -S -c pass", [self.python, "-I", "-S", "-c", "pass"]),
+            self.case("runtime", "the runtime's stand-in alone", [str(self.place / "bin" / "apptainer")]),
             self.case("pair", "the guide's pair, login profile empty", self.task(pair)),
             self.case("ours", "the entry point with its catalog", self.task(ours)),
             self.case(
@@ -146,7 +147,7 @@ class Node:
         ]
         if LMOD.exists():
             use = f". {LMOD}\n"
-            found.insert(2, self.case(
+            found.insert(3, self.case(
                 "modules", "the guide's pair, login profile with lmod", self.task(pair),
                 before=lambda: profile.write_text(use), after=lambda: profile.write_text(""),
             ))  # fmt: skip

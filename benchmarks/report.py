@@ -43,15 +43,22 @@ def unpacking(found: dict[str, Any]) -> list[str]:
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    head = f"{'':40} {'median':>11} {'middle half':>17} {'of bare':>8} {'file-system calls':>18}"
+    head = (
+        f"{'':40} {'median':>11} {'middle half':>17} {'of bare':>8} {'runtime left out':>17}"
+        f" {'file-system calls':>18}"
+    )
     return [
         head,
         *(
             f"{row['what']:40} {row['ms']:8.2f} ms {row['quartiles'][0]:8.2f} … {row['quartiles'][1]:6.2f}"
-            f" {row['of bare']:8.2f} {shown(row['calls']):>18}"
+            f" {row['of bare']:8.2f} {ratio(row['without the runtime']):>17} {shown(row['calls']):>18}"
             for row in rows
         ),
     ]
+
+
+def ratio(found: float | None) -> str:
+    return "" if found is None else f"{found:.2f}"
 
 
 def shown(calls: int | None) -> str:

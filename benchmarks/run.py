@@ -73,7 +73,7 @@ def everything(node: Node, quick: bool) -> dict[str, Any]:
         "rounds": rounds,
         "starts": starts,
         "alone": measure.alone(cases, rounds, starts),
-        "growth": measure.alone([cases[0], *growth], rounds, starts),
+        "growth": measure.alone([*cases[:2], *growth], rounds, starts),
         "at once": measure.at_once(few, (1, 8, 64, 256), 1 if quick else 3),
     }
 

@@ -18,12 +18,12 @@ from slurm_oci.values import File, Plan
 
 SUPERVISE = """
 import os, sys
-from slurm_oci import execute
+from slurm_oci import execute, supervise
 from slurm_oci.problems import Problem
 from slurm_oci.values import File, Plan
 plan, private = eval(sys.argv[1]), sys.argv[2]
 try:
-    sys.exit(execute.supervise(plan, private, "node1") if private else execute.become(plan))
+    sys.exit(supervise.supervise(plan, private, "node1") if private else execute.become(plan))
 except Problem as problem:
     execute.report(problem)
     sys.exit(problem.status)

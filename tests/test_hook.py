@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from test_image import as_other, system_calls  # noqa: F401 - fixtures
 
 import slurm_oci
-from slurm_oci.hook import BASH, NAME, Hook, Judgement, find, judge, not_started
+from slurm_oci.hook import BASH, NAME, Hook, Judgement, find, judge
 from slurm_oci.problems import HookUnsafe
+from slurm_oci.trust import not_started
 from slurm_oci.values import Request
 
 ME = os.geteuid()
@@ -538,20 +539,23 @@ def test_without_a_descriptor_left_the_hook_is_not_skipped(home):
 def test_a_hook_that_cannot_be_started_says_why(home, content, said):
     """The error names what is missing, with status 126."""
     hook = Hook(str(script(home / NAME, content)))
-    problem = not_started(hook, failure(hook))
+    problem = not_started(hook.argv(REQUEST), failure(hook))
     assert (problem.message, problem.status) == (f"`{hook.path}` could not be started: {said}", 126)
 
 
 def test_a_hook_that_vanished_is_not_found(home):
     """A hook removed between judging and starting is status 127."""
     hook = Hook(f"{home}/{NAME}")
-    assert not_started(hook, failure(hook)).status == 127
+    assert not_started(hook.argv(REQUEST), failure(hook)).status == 127
 
 
 def test_a_node_without_bash_says_so(home):
     """A script without `#!` needs bash, and its absence is named."""
     hook = Hook(str(script(home / NAME, "true\n")), ("/no/such/bash",))
-    assert "its interpreter `/no/such/bash` is not on this node" in not_started(hook, failure(hook)).message
+    assert (
+        "its interpreter `/no/such/bash` is not on this node"
+        in not_started(hook.argv(REQUEST), failure(hook)).message
+    )
 
 
 def failure(hook: Hook) -> OSError:
@@ -582,4 +586,4 @@ def test_file_system_calls(tmp_path, system_calls, name, expected):  # noqa: F81
         (tmp_path / each).chmod(0o755)
     script(tmp_path / "some" / NAME)
     line = f"find({str(tmp_path / name)!r}, {ME})"
-    assert system_calls("from slurm_oci.hook import find", line) == expected
+    assert system_calls("from slurm_oci.hook import find; import slurm_oci.trust", line) == expected

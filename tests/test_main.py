@@ -343,7 +343,7 @@ def test_the_hook_is_left_out_where_it_is_to_be(slurm, tool, image, how):
     [
         ("#!/bin/sh\n", 0o600, 125, "hook-unsafe"),
         ("#!/bin/sh\n", 0o777, 125, "hook-unsafe"),
-        ("#!/no/such/shell\n", 0o700, 127, "hook-failed"),
+        ("#!/no/such/shell\n", 0o700, 126, "hook-failed"),
         ("\x7fELF\0rubbish", 0o700, 126, "hook-failed"),
     ],
 )

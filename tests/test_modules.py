@@ -1,13 +1,18 @@
 """The light `os` of a task, and the code in the one file."""
 
 import ast
+import os
+import posixpath
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from slurm_oci.compiled import Bare
+from slurm_oci.modules import light_path
 
 # What `run` does before anything else, in an interpreter that has not imported `os`.
 START = f"""
@@ -30,8 +35,9 @@ def alone(code: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "code",
     [
-        "import os; os.stat('/'); os.path.join('a', 'b'); os.path.realpath('.'); os.scandir('/'); os.fsencode('ä')",
+        "import os; os.stat('/'); os.path.join('a', 'b'); os.path.isdir('.'); os.scandir('/'); os.fsencode('ä')",
         "from os import path; from os.path import join; import os.path; assert os.sep == '/'",
+        "import os; assert os.path.realpath('/') == os.path.normpath('//.')[1:] and os.path.join('a', 'b') == 'a/b'",
         "import os; os.read(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 1); os.access('/', os.X_OK)",
     ],
 )
@@ -39,6 +45,27 @@ def test_what_a_task_needs_is_in_the_light_os(code):
     """So that the whole one is not imported."""
     done = alone(code + "\nassert is_light()")
     assert done.returncode == 0, done.stderr
+
+
+@given(st.lists(st.text("ab/.", max_size=5), min_size=1))
+@example(["", ""])
+@example(["//", "a"])
+def test_the_light_path_functions_are_those_of_posixpath(parts):
+    """On any text."""
+    light = light_path(os)
+    assert light.join(*parts) == posixpath.join(*parts)
+    for name in ("dirname", "basename", "exists", "lexists", "isdir"):
+        assert getattr(light, name)("/".join(parts)) == getattr(posixpath, name)("/".join(parts))
+
+
+@pytest.mark.parametrize("path", ["/", "/etc/passwd", "/nowhere", "/proc/self/exe", "a\0b", "x" * 5000])
+def test_the_light_path_sees_what_is_there(path, tmp_path):
+    """And nothing where a path is none."""
+    light = light_path(os)
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for name in ("exists", "lexists", "isdir"):
+        for place in (path, str(tmp_path / "dangling")):
+            assert getattr(light, name)(place) == getattr(posixpath, name)(place)
 
 
 @pytest.mark.parametrize(

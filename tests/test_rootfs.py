@@ -10,8 +10,9 @@ from conftest import NAMESPACES, tree
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from slurm_oci.cover import Cover, covers, entries
 from slurm_oci.problems import ImageUnreadable
-from slurm_oci.rootfs import Cover, covers, entries, find_command, resolve
+from slurm_oci.rootfs import find_command, resolve
 from slurm_oci.values import Mount
 
 needs_namespaces = pytest.mark.skipif(not NAMESPACES, reason="the kernel refuses user namespaces")

@@ -225,7 +225,7 @@ def origin(node: Node, module: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "change", [lambda b: b"", lambda b: b[:-9], lambda b: b"abcd" + b[4:], lambda b: b[:4] + b"i"]
+    "change", [lambda b: b"", lambda b: b[:9999], lambda b: b"abcd" + b[4:], lambda b: b[:4] + b"i"]
 )
 def test_a_damaged_file_of_modules_is_noticed(node, one_file, change):
     """Empty, truncated, by another Python, of another type: each module is imported by itself."""
@@ -233,6 +233,15 @@ def test_a_damaged_file_of_modules_is_noticed(node, one_file, change):
     one_file.write_bytes(change(one_file.read_bytes()))
     assert origin(node, "slurm_oci.main") == "SourceFileLoader"
     assert node.why_not() == ""
+
+
+def test_a_file_of_modules_without_its_end_is_noticed(node, one_file):
+    """What is still in it is taken from it."""
+    with open(one_file, "r+b") as file:
+        file.truncate(one_file.stat().st_size - 9)
+    last = "slurm_oci_plugins.unshare"
+    assert origin(node, "slurm_oci.main") == "Finder"
+    assert origin(node, last) == "SourceFileLoader"
 
 
 def test_a_library_that_was_changed_is_imported_itself(node, one_file):

@@ -5,7 +5,7 @@ import os
 from slurm_oci import catalog as catalogs
 from slurm_oci import problems
 from slurm_oci.choose import allowed
-from slurm_oci.image import nearby
+from slurm_oci.image_problems import nearby
 from slurm_oci.problems import nearest
 from slurm_oci.values import TYPE_CHECKING, Image, Job
 

@@ -21,13 +21,22 @@ from slurm_oci.problems import Problem
 # What every task imports, each after what it imports itself, and what only some tasks do. The
 # modules of the runtimes come on top.
 CORE = (
-    *("problems", "values", "__init__", "modules", "catalog", "job", "rootfs", "container", "state"),
+    *("problems", "values", "__init__", "modules", "catalog", "job", "rootfs", "container"),
     *("execute", "hook", "image", "request", "settings", "choose", "main"),
 )
 OTHERS = (
-    *("advice", "bundle", "cache", "cdi", "claims", "defined", "definition", "images", "importers"),
-    *("importing", "line", "log", "mpi", "pattern", "policy", "positions"),
+    *("advice", "archive", "bundle", "cache", "cdi", "claims", "cover", "defined", "definition"),
+    *("image_problems", "images", "importers", "importing", "line", "log", "mpi", "pattern", "policy"),
+    *("positions", "state", "supervise", "trust"),
 )
+
+# What `run` executes when it has read the file: in its own words, which Python need not compile then.
+START = """
+sys.path.append(library)
+space = {"__name__": "slurm_oci.modules"}
+exec(first, space)
+space["install"](library, file, size + 8, *modules)
+"""
 
 
 class CatalogUnwritable(Problem):
@@ -67,15 +76,24 @@ def in_one_file(library: str, gathered: Gathered) -> bytes:
     """
     core = [(name, path, code_of(library, path)) for name, path in map(place, CORE)]
     others: modules.Others = {}
+    rest = b""
+
+    def add(name: str, path: str, signature: "modules.Signature") -> None:
+        nonlocal rest
+        code = marshal.dumps(code_of(library, path))
+        others[name] = (path, signature, len(rest), len(code))
+        rest += code
+
     for name, path in map(place, OTHERS):
-        others[name] = (path, None, marshal.dumps(code_of(library, path)))
+        add(name, path, None)
     for name, path in plugin_modules(library, gathered):
         is_empty = not os.path.getsize(os.path.join(library, path))  # a package's: not worth a call
-        signature = None if is_empty else modules.signature(os.path.join(library, path))
-        others[name] = (path, signature, marshal.dumps(code_of(library, path)))
+        add(name, path, None if is_empty else modules.signature(os.path.join(library, path)))
     first = next(code for name, _, code in core if name == "slurm_oci.modules")
     folders = [("slurm_oci", modules.signature(os.path.join(library, "slurm_oci")))]
-    return MAGIC_NUMBER + marshal.dumps((first, folders, core, others))
+    start = compile(START, os.path.join(library, "start"), "exec")
+    head = marshal.dumps((start, first, folders, core, others))
+    return MAGIC_NUMBER + len(head).to_bytes(4, "little") + head + rest
 
 
 def place(stem: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ import _signal as signals
 import json
 import os
 
-from slurm_oci import execute
+from slurm_oci import supervise
 from slurm_oci.bundle import ENTRYPOINT
 from slurm_oci.image import tag
 from slurm_oci.importers import LAYOUT, RESULT, SOURCE, TAG, Importer
@@ -81,19 +81,19 @@ class Runs:
         """Runs one to its end; its exit status. What it prints goes to `output`, or the log. Raises
         Interrupted."""
         got: list[int] = []
-        before = signals.pthread_sigmask(signals.SIG_BLOCK, execute.ALL)
+        before = signals.pthread_sigmask(signals.SIG_BLOCK, supervise.ALL)
         handler = signals.signal(signals.SIGCHLD, signals.SIG_DFL)  # ignored, it would never tell of an end
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         descriptor = os.open(output or self.log, flags, 0o600)
         try:
-            status = execute.run(argv, self.env, self.work, got, descriptor, self.every_second)
+            status = supervise.run(argv, self.env, self.work, got, descriptor, self.every_second)
             self.show()
         finally:
             os.close(descriptor)
             signals.signal(signals.SIGCHLD, handler)
             signals.pthread_sigmask(signals.SIG_SETMASK, before)
         for number in got:
-            if number in execute.ENDING:
+            if number in supervise.ENDING:
                 raise Interrupted(number)
         return status
 

@@ -120,7 +120,7 @@ def content(path: str) -> bytes:
     """What the file holds, with one file-system call where `open` makes three. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return b"".join(iter(lambda: os.read(descriptor, 1 << 17), b""))
+        return b"".join(iter(lambda: os.read(descriptor, 1 << 15), b""))
     finally:
         os.close(descriptor)
 

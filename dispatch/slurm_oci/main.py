@@ -6,7 +6,7 @@ import posix
 import sys
 
 from slurm_oci import catalog as catalogs
-from slurm_oci import container, execute, hook, image, job, problems, request, settings, state
+from slurm_oci import container, execute, hook, image, job, problems, request, settings
 from slurm_oci.choose import ways
 from slurm_oci.problems import Problem
 from slurm_oci.values import TYPE_CHECKING, Container, Image, Job, Plan, Request, Runtime, Settings, Value
@@ -60,7 +60,7 @@ def main(words: "Sequence[str]", prefix: str) -> int:
 
             record = log.Record(catalog["site"]["log"], asked)
         decision = ready(
-            lambda: decide(asked, told, environ, catalog, prefix, trace, state.place), trace, catalog["site"]
+            lambda: decide(asked, told, environ, catalog, prefix, trace, place), trace, catalog["site"]
         )
         return carry_out(decision, trace, record)
     except Problem as error:
@@ -75,6 +75,13 @@ def main(words: "Sequence[str]", prefix: str) -> int:
         show(trace)
     execute.report(problem)
     return problem.status
+
+
+def place(asked: Request, base: str) -> str:
+    """The path of the task's private directory, which is not made yet."""
+    from slurm_oci import state  # for the few runtimes that need one
+
+    return state.place(asked, base)
 
 
 def unexpected(error: Exception) -> Problem:
@@ -226,7 +233,9 @@ def by(
         return decision.replace(first=work)
     if way.entry:
         picture = Image(picture.name, way.kind, os.path.join(way.entry[0].entry(way.entry[1]), "image"))
-    if picture.kind in ("rootfs", "oci-bundle"):
+    if picture.kind == "rootfs":
+        picture = picture.replace(root=picture.path)
+    elif picture.kind == "oci-bundle":
         from slurm_oci import bundle
 
         picture = bundle.opened(picture)
@@ -339,7 +348,9 @@ def carry_out(decision: Decision, trace: "list[Step]", record: "Record | None" =
         record.decided(decision, trace)
     if decision.plan.mode == "supervise":
         try:
-            status = execute.supervise(decision.plan, decision.private, decision.request.node)
+            from slurm_oci import supervise
+
+            status = supervise.supervise(decision.plan, decision.private, decision.request.node)
         finally:
             if decision.entry:
                 from slurm_oci import images

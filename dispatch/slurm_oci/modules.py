@@ -34,7 +34,51 @@ def light_os() -> "ModuleType":
 
     light.__getattr__ = whole  # type: ignore[method-assign]
     sys.modules["os"] = light
-    light.path = sys.modules["os.path"] = __import__("posixpath")  # type: ignore[attr-defined]
+    light.path = sys.modules["os.path"] = light_path(light)  # type: ignore[attr-defined]
+    return light
+
+
+def light_path(os: "Any") -> "ModuleType":
+    """`os.path` likewise: what a task usually needs of it, as posixpath has it for texts."""
+
+    def join(path: str, *parts: str) -> str:
+        for part in parts:
+            path = part if part[:1] == "/" else path + part if path[-1:] in "/" else f"{path}/{part}"
+        return path
+
+    def dirname(path: str) -> str:
+        head = path[: path.rfind("/") + 1]
+        return head.rstrip("/") or head
+
+    def basename(path: str) -> str:
+        return path[path.rfind("/") + 1 :]
+
+    def exists(path: str) -> bool:
+        return is_there(os.stat, path) is not None
+
+    def lexists(path: str) -> bool:
+        return is_there(os.lstat, path) is not None
+
+    def isdir(path: str) -> bool:
+        found = is_there(os.stat, path)
+        return found is not None and found.st_mode & 0o170000 == 0o040000
+
+    def is_there(ask: "Any", path: str) -> "Any":
+        try:
+            return ask(path)
+        except (OSError, ValueError):
+            return None
+
+    light = type(sys)("posixpath")
+    for function in (join, dirname, basename, exists, lexists, isdir):
+        light.__dict__[function.__name__] = function
+
+    def whole(name: str) -> "Any":
+        del light.__getattr__
+        light.__dict__.update(__import__("posixpath").__dict__)
+        return getattr(light, name)
+
+    light.__getattr__ = whole  # type: ignore[method-assign]
     return light
 
 
@@ -56,20 +100,28 @@ if TYPE_CHECKING:
     Signature = tuple[int, int] | None
     # What every task imports, each after what it imports itself: name, path in the library, code.
     Core = list[tuple[str, str, CodeType]]
-    # What only some need: name -> (path in the library, its signature or None, its code by marshal).
-    Others = dict[str, tuple[str, Signature, bytes]]
+    # What only some need: name -> (path in the library, its signature or None, where in the file its
+    # code by marshal begins, counted from the end of what every task reads, and its size).
+    Others = dict[str, tuple[str, Signature, int, int]]
 
 LARGEST = 1 << 26  # bytes, of a file that a person or `compile` has written
 
 Spec = type(sys.__spec__)  # importlib.machinery.ModuleSpec, without importing that
 
 
-def install(library: str, folders: "list[tuple[str, Signature]]", core: "Core", others: "Others") -> None:
-    """Imports `core` and makes `others` importable, unless one of the `folders` that they are from
-    has changed."""
+def install(
+    library: str,
+    file: int,
+    start: int,
+    folders: "list[tuple[str, Signature]]",
+    core: "Core",
+    others: "Others",
+) -> None:
+    """Imports `core` and makes `others` importable, whose code begins at `start` in `file`, unless one
+    of the `folders` that they are from has changed."""
     if not all(is_same(recorded, os.path.join(library, folder)) for folder, recorded in folders):
         return
-    finder = Finder(library, others)
+    finder = Finder(library, file, start, others)
     sys.meta_path.insert(0, finder)
     for name, where, code in core:
         if name not in sys.modules:
@@ -86,19 +138,29 @@ def install(library: str, folders: "list[tuple[str, Signature]]", core: "Core", 
 
 
 class Finder:
-    """Finds modules in the file's content (a meta path finder and its loader, PEP 451)."""
+    """Finds modules in the file (a meta path finder and its loader, PEP 451).
 
-    def __init__(self, library: str, modules: "Others") -> None:
+    The file stays open, so that it is this one also where `compile` has put another in its place.
+    """
+
+    def __init__(self, library: str, file: int, start: int, modules: "Others") -> None:
         self.library = library
+        self.file = file
+        self.start = start
         self.modules = modules
+        self.code: dict[str, CodeType] = {}  # of what is found and not executed yet
 
     def find_spec(self, name: str, path: "Any" = None, target: "Any" = None) -> "ModuleSpec | None":
         if name not in self.modules:
             return None
-        where, recorded, _ = self.modules[name]
+        where, recorded, offset, size = self.modules[name]
         file = os.path.join(self.library, where)
         if recorded and not is_same(recorded, file):
             return None  # its source is newer: Python's own finders take it from there
+        try:
+            self.code[name] = marshal.loads(os.pread(self.file, size, self.start + offset))
+        except (OSError, EOFError, TypeError, ValueError):
+            return None  # the file is damaged
         return self.spec(name, file)
 
     def spec(self, name: str, file: str) -> "ModuleSpec":
@@ -113,7 +175,7 @@ class Finder:
         return None  # as usual
 
     def exec_module(self, module: "ModuleType") -> None:
-        exec(marshal.loads(self.modules[module.__name__][2]), module.__dict__)
+        exec(self.code.pop(module.__name__), module.__dict__)
 
 
 def path(library: str) -> str:

@@ -10,8 +10,9 @@ import os
 from slurm_oci import Container, File, Mount, Plan, problems
 from slurm_oci.bundle import is_bind
 from slurm_oci.container import has_gpus, placed, require_utf8, workdir_in
+from slurm_oci.cover import Cover, cover, covers
 from slurm_oci.job import STANDARD_PATH
-from slurm_oci.rootfs import Cover, cover, covers, is_below
+from slurm_oci.rootfs import is_below
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import sys
 
 from slurm_oci import Container, Mount, Plan, Runtime
 from slurm_oci.container import IMAGES_OWN, has_gpus, placed, workdir_in
+from slurm_oci.cover import covers
 from slurm_oci.job import STANDARD_PATH
-from slurm_oci.rootfs import covers
 
 # Of the host's own, in every container: kernel interfaces, and how names are looked up.
 HOST = ("/dev", "/proc", "/sys")

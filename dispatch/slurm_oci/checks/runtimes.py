@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 
-from slurm_oci import catalog, execute, job, node, state
+from slurm_oci import catalog, execute, job, node, state, supervise
 from slurm_oci.checks import Finding, Group, last_line, tiny, tried
 from slurm_oci.choose import allowed
 from slurm_oci.gc import this_node
@@ -100,7 +100,7 @@ class Task:
         def carried(decision: Decision) -> int:
             runtime = catalog.load(self.name, self.catalog, self.prefix)
             plan = self.plan_of(runtime, decision)
-            return execute.supervise(plan, decision.private, decision.request.node)
+            return supervise.supervise(plan, decision.private, decision.request.node)
 
         return self.told(carried)
 

@@ -7,7 +7,7 @@ import signal
 import stat
 from collections.abc import Iterator
 
-from slurm_oci import accepted, hook
+from slurm_oci import accepted, hook, trust
 from slurm_oci.checks import Finding, Group, last_line, programs, tried
 from slurm_oci.checks.namespace import NEW_USER, called
 from slurm_oci.conf import Conf
@@ -143,7 +143,7 @@ def primary_group(entry: pwd.struct_passwd, conf: Conf | None) -> Finding:
     written = conf is not None and (
         accepted.env_file(conf) != "disabled" or not accepted.ignores_config(conf)
     )
-    if hook.is_private(entry.pw_gid, entry.pw_uid) or not written:
+    if trust.is_private(entry.pw_gid, entry.pw_uid) or not written:
         return GROUP.ok("primary-group", "no other user can read the environment files that Slurm writes")
     return GROUP.warning(
         "primary-group",
