@@ -21,10 +21,12 @@ def text(figures: dict[str, Any]) -> str:
             f" {row['cpu ms a task']:8.2f} ms {shown(row['calls a task']):>13}"
         )
     if figures["slurm"]:
-        lines += ["", f"{'from srun to the first line of output':40} {'median':>11} {'middle half':>17}"]
+        head = f"{'from srun to the first line of output':40} {'median':>11} {'middle half':>17}"
+        lines += ["", f"{head} {'bare starts more':>18}"]
     for row in figures["slurm"]:
         low, high = row["quartiles"]
-        lines.append(f"{row['what']:40} {row['ms']:8.1f} ms {low:8.1f} … {high:6.1f}")
+        median = f"{row['what']:40} {row['ms']:8.1f} ms {low:8.1f} … {high:6.1f}"
+        lines.append(f"{median} {ratio(row['bare starts more']):>18}".rstrip())
     if figures["unpacking"]:
         lines += ["", *unpacking(figures["unpacking"])]
     return "\n".join(lines)

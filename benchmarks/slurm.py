@@ -16,14 +16,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "real"))
 
 SUITE = os.environ.get("SLURM_OCI_SUITES", "trixie").split()[0]
 
-# runtime -> (its program, an image, Slurm's own line for it, the last line of the guide's default)
+# runtime -> (its program, an image, Slurm's own line for it (empty: what `oci-conf --runtime` prints),
+# the last line of the guide's default)
 RUNTIMES = {
     "crun": (
         "crun",
-        "/home/alice/bundle",  # alice's own: a native crun runs only what was made for the user
-        "",  # what `oci-conf --runtime crun` prints, more than one line
+        "/home/alice/bundle",  # alice's own: natively only what was made for the user runs
+        "",
         None,  # the pair has no way to a bundle's config.json
     ),
+    "runc": ("runc", "/home/alice/bundle", "", None),
     "charliecloud": (
         "ch-run",
         "/images/rootfs",
@@ -36,10 +38,19 @@ RUNTIMES = {
         "apptainer -s exec --userns %r %@",
         'apptainer -s exec "$CONTAINER" "$@"',
     ),
+    "podman": (
+        "podman",
+        "/home/alice/bundle/rootfs",
+        None,  # Slurm runs such lines without what podman needs; the guide has none
+        'XDG_RUNTIME_DIR=/tmp podman run --rm --cgroups=disabled --network=host --rootfs "$CONTAINER" "$@"',
+    ),
+    "unshare": ("python3", "/images/rootfs", None, None),
 }
+NATIVE, OURS = "Slurm's own line", "the entry point"
+BARE = ["python3", "-I", "-S", "-c", "print('hello')"]
 ENVIRONMENT = "IgnoreFileConfigJson=true\nCreateEnvFile=null\n"
 BUNDLE = """
-mkdir bundle && cd bundle && cp -r /images/rootfs . && crun spec --rootless
+mkdir bundle && cd bundle && cp -r /images/rootfs . && runc spec --rootless
 sed -i 's#"terminal": true#"terminal": false#' config.json
 """
 # Run as alice in an allocation: prints the milliseconds of each start.
@@ -64,23 +75,27 @@ def everything(quick: bool) -> list[dict[str, Any]]:
         shipped = root.path("/etc/slurm/oci.conf").read_text()
         root.write("/opt/measure.py", SCRIPT)
         root.run(["sh", "-c", BUNDLE])
-        ways = {"plain srun": (shipped, [], {})}
+        ways: dict[str, tuple[str, list[str] | None, dict[str, str]]] = {
+            "bare interpreter, without srun": (shipped, None, {}),
+            "plain srun": (shipped, [], {}),
+        }
         for name, (program, image, native, last) in RUNTIMES.items():
             if not root.has(program):
                 continue
             option = [f"--container={image}"]
-            config = f'{ENVIRONMENT}RunTimeRun="{native}"\n' if native else generated(root, name)
-            ways[f"{name}: Slurm's own line"] = (config, option, {})
+            if native is not None:
+                config = f'{ENVIRONMENT}RunTimeRun="{native}"\n' if native else generated(root, name)
+                ways[f"{name}: {NATIVE}"] = (config, option, {})
             if last:
                 folder = f"/opt/pair-{name}"
                 write_pair(root, folder, last)
                 line = f'{ENVIRONMENT}RunTimeRun="{folder}/run %b %m %u %U %n %j %s %t %@"\n'
                 ways[f"{name}: the guide's pair"] = (line, option, {})
-            ways[f"{name}: the entry point"] = (shipped, option, {"SLURM_OCI_RUNTIME": name})
+            ways[f"{name}: {OURS}"] = (shipped, option, {"SLURM_OCI_RUNTIME": name})
         for number in range(rounds + 1):
             for what, (config, option, env) in ways.items():
                 root.set_oci_conf(config)
-                words = ["srun", *option, "/bin/echo", "hello"]
+                words = BARE if option is None else ["srun", *option, "/bin/echo", "hello"]
                 done = root.run(
                     ["salloc", "-Q", "-n1", "python3", "/opt/measure.py", str(starts), *words], env=env
                 )
@@ -90,11 +105,21 @@ def everything(quick: bool) -> list[dict[str, Any]]:
                     )
                 if number:
                     times.setdefault(what, []).extend(map(float, done.stdout.split()))
+    medians = {what: statistics.median(found) for what, found in times.items()}
+    bare = next(iter(medians.values()))
+
+    def beyond_native(what: str) -> float | None:
+        """What the entry point takes longer than Slurm's own line, in starts of the bare interpreter."""
+        name, _, way = what.partition(": ")
+        native = medians.get(f"{name}: {NATIVE}")
+        return round((medians[what] - native) / bare, 2) if way == OURS and native else None
+
     return [
         {
             "what": what,
-            "ms": round(statistics.median(found), 1),
+            "ms": round(medians[what], 1),
             "quartiles": [round(q, 1) for q in statistics.quantiles(found, n=4)[::2]],
+            "bare starts more": beyond_native(what),
         }
         for what, found in times.items()
     ]
