@@ -126,6 +126,16 @@ def test_the_steps_come_in_order(supervisor):
     assert found == (0, ["one", "two", "run", "3", "4"])
 
 
+@pytest.mark.parametrize(("command", "log"), [("true", ["clean"]), ("rm left", [])])
+def test_cleanup_is_for_what_is_left(supervisor, command, log):
+    """A runtime that has cleaned up itself is not called once more."""
+    left = supervisor.place / "left"
+    left.touch()
+    process = supervisor.start(supervisor.plan(command).replace(leaves=str(left)))
+    ended(process)
+    assert (process.returncode, supervisor.log()) == (0, log)
+
+
 def test_a_preparing_command_that_fails_ends_it(supervisor):
     """Nothing after it is started but the cleanup, and the error says which command it was."""
     plan = supervisor.plan("echo run >>log", prepare=("exit 7", "echo two >>log"))

@@ -25,7 +25,7 @@ SOURCES = sorted((ROOT / "dispatch").rglob("*.py")) + sorted((ROOT / "plugins").
 PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
 # What a plugin may use: the package's own names, and these modules that docs/plugins.md names.
 PUBLIC = ("slurm_oci", "slurm_oci.ask", "slurm_oci.bundle", "slurm_oci.choose", "slurm_oci.container",
-          "slurm_oci.cover", "slurm_oci.job", "slurm_oci.problems", "slurm_oci.rootfs", "slurm_oci_plugins")  # fmt: skip
+          "slurm_oci.cover", "slurm_oci.job", "slurm_oci.plainjson", "slurm_oci.problems", "slurm_oci.rootfs", "slurm_oci_plugins")  # fmt: skip
 
 
 def modules() -> list:

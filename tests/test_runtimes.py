@@ -481,6 +481,7 @@ def test_an_oci_runtime_runs_a_copy_of_the_bundle(root, data, plan, options):
         {"PATH": STANDARD_PATH, "HOME": "/home/alice", "XDG_RUNTIME_DIR": "/private"},
         folders=("bundle", "state"),
         cleanup=((*options, *state, "delete", "--force", "task"),),
+        leaves="/private/state/task",
         descriptors=5,
     )
     host = [bind(path, path) for path in ("/dev", "/proc", "/sys")]
@@ -631,7 +632,9 @@ def test_a_runtime_is_started_with_its_plan_s_words(slurm: Slurm, stand_in, root
     (image / "bin/echo").write_text("")
     (place / "config.json").write_text(json.dumps({"root": {"path": "image"}}))
     program, *options = SCRIPTS[name]
-    tool = stand_in(program, '[ -z "$XDG_RUNTIME_DIR" ] || cat $XDG_RUNTIME_DIR/bundle/config.json; exit 9')
+    # One that was killed: its state is left.
+    left = "mkdir -p $XDG_RUNTIME_DIR/state/task; cat $XDG_RUNTIME_DIR/bundle/config.json"
+    tool = stand_in(program, f'[ -z "$XDG_RUNTIME_DIR" ] || {{ {left}; }}; exit 9')
     slurm.job |= {"SLURM_OCI_RUNTIME": name, "SLURM_OCI_HOME": "none"}
     ended = slurm.run(place, "/bin/echo", "it's", "", "a b", cwd=Path("/"))
     assert (ended.status, ended.err) == (9, "")

@@ -2,7 +2,7 @@
 
 import os
 
-from slurm_oci import problems
+from slurm_oci import plainjson, problems
 from slurm_oci.modules import content
 from slurm_oci.rootfs import is_below
 from slurm_oci.values import TYPE_CHECKING, Image, Mount
@@ -70,10 +70,8 @@ def is_bind(mount: "Mapping[str, Any]") -> bool:
 
 def read_config(path: str) -> "dict[str, Any]":
     """The config.json at `path`, any bytes in its texts kept. Raises ImageBroken."""
-    import json  # only bundles pay for it
-
     try:
-        config = json.loads(os.fsdecode(content(path)))
+        config = plainjson.loads(os.fsdecode(content(path)))
     except OSError as error:
         raise problems.ImageBroken(
             f"cannot read `{path}`: {error.strerror}",

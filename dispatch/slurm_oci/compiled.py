@@ -26,8 +26,8 @@ CORE = (
 )
 OTHERS = (
     *("advice", "archive", "bundle", "cache", "cdi", "claims", "cover", "defined", "definition"),
-    *("image_problems", "images", "importers", "importing", "line", "log", "mpi", "pattern", "policy"),
-    *("positions", "state", "supervise", "trust"),
+    *("image_problems", "images", "importers", "importing", "line", "log", "mpi", "pattern"),
+    *("plainjson", "policy", "positions", "state", "supervise", "trust"),
 )
 
 # What `run` executes when it has read the file: in its own words, which Python need not compile then.

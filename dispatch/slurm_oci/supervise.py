@@ -45,8 +45,9 @@ def supervise(plan: Plan, private: str, node: str) -> int:
                 raise problems.SettingRefused(refusal)
         return run(plan.argv, plan.env, plan.cwd, [], descriptors=plan.descriptors)
     finally:
-        for argv in plan.cleanup:
-            clean(argv, plan)
+        if not plan.leaves or os.path.lexists(plan.leaves):
+            for argv in plan.cleanup:
+                clean(argv, plan)
         state.remove(private)
         state.close(held)
 

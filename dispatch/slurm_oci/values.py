@@ -218,6 +218,7 @@ class Plan(Value):
     prepare: tuple[tuple[str, ...], ...] = ()  # commands before, each with env; one fails: 126
     required: "Mapping[str, str]" = {}  # directory that must be there then -> what is refused if not
     cleanup: tuple[tuple[str, ...], ...] = ()  # commands after, however the container ended
+    leaves: str = ""  # a path: `cleanup` is for what is there still, and left out where it is gone
     descriptors: int = 0  # of those from 3 on so many must be open, for runtimes that keep all or none
     notes: tuple[str, ...] = ()  # warnings for the user, a line each
 

@@ -51,4 +51,5 @@ def plan(container: Container) -> Plan:
     create = (*runtime, "create", "--pid-file", pid_file, *words)
     start = (*runtime, "start", oci.NAME)
     foreground = os.path.join(os.path.dirname(__file__), "foreground.py")
-    return made.replace(argv=(sys.executable, "-ISBXutf8", foreground, pid_file, *create, "then", *start))
+    argv = (sys.executable, "-ISBXutf8", foreground, pid_file, *create, "then", *start)
+    return made.replace(argv=argv, leaves="")  # what was created stays until it is deleted

@@ -7,7 +7,7 @@ control groups but Slurm's. Source of the fields: the OCI Runtime Specification,
 
 import os
 
-from slurm_oci import Container, File, Mount, Plan, problems
+from slurm_oci import Container, File, Mount, Plan, plainjson, problems
 from slurm_oci.bundle import is_bind
 from slurm_oci.container import has_gpus, placed, require_utf8, workdir_in
 from slurm_oci.cover import Cover, cover, covers
@@ -78,6 +78,7 @@ def plan_for(
         links=tuple(link for one in laid for link in one.links()),
         files=(*(file for one in laid for file in one.files()), File("bundle/config.json", config)),
         cleanup=((executable, *options, *state, "delete", "--force", NAME),),
+        leaves=os.path.join(private, "state", NAME),  # gone where `run` itself came to its end
         descriptors=container.descriptors,
         notes=notes,
     )
@@ -91,7 +92,8 @@ def step_by_step(made: Plan) -> Plan:
     runtime, words = made.argv[:at], made.argv[at + 1 :]
     steps = (("create", *words), ("start", NAME), ("kill", NAME, "KILL"))
     return made.replace(
-        argv=(*runtime, "delete", "--force", NAME), prepare=tuple((*runtime, *step) for step in steps)
+        argv=(*runtime, "delete", "--force", NAME),
+        prepare=tuple((*runtime, *step) for step in steps),
     )
 
 
@@ -170,8 +172,6 @@ def config_for(
     mounts: tuple[Mount, ...],
 ) -> bytes:
     """The task's config.json."""
-    import json  # here and not above: `list` and `show` need none of it
-
     given = container.image.config
     process = dict(given["process"])
     for dropped in ("rlimits", "apparmorProfile", "selinuxLabel", "oomScoreAdj", "consoleSize"):
@@ -200,7 +200,7 @@ def config_for(
             "gidMappings": [mapping(ids["gid"], os.getegid())],
         },
     }
-    return os.fsencode(json.dumps(config, ensure_ascii=False, indent=1))
+    return os.fsencode(plainjson.dumps(config))
 
 
 def mapping(inside: int, outside: int) -> dict[str, int]:

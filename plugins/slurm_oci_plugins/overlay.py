@@ -42,4 +42,5 @@ def over(container: Container, made: Plan) -> Plan:
         links=(("lower", container.image.root), *made.links),
         prepare=((overlay, "-o", ",".join([*folders, *owners]), merged), *made.prepare),
         cleanup=(*made.cleanup, (unmount, "-u", "-z", merged)),
+        leaves="",  # it is mounted in any case
     )
