@@ -20,7 +20,8 @@ STRACE = shutil.which("strace")
 
 
 def alone(cases: list[Case], rounds: int, starts: int) -> list[dict[str, Any]]:
-    """Each case one task at a time, the cases in turn, so that the machine's moods hit all alike."""
+    """Each case one task at a time, the cases in turn, so that the machine's moods hit all alike; the
+    first one is what the others are compared with."""
     times: dict[str, list[float]] = {case.name: [] for case in cases}
     calls: dict[str, int | None] = {}
     for number in range(rounds + 1):
@@ -31,8 +32,8 @@ def alone(cases: list[Case], rounds: int, starts: int) -> list[dict[str, Any]]:
             if number:  # the first round fills the caches
                 times[case.name] += found
             case.after()
-    bare = statistics.median(times["bare"])
-    runtime = statistics.median(times["runtime"])
+    bare = statistics.median(times[cases[0].name])
+    runtime = statistics.median(times.get("runtime", [0]))
     return [
         {
             "name": case.name,
@@ -41,7 +42,7 @@ def alone(cases: list[Case], rounds: int, starts: int) -> list[dict[str, Any]]:
             "quartiles": [round(q, 2) for q in statistics.quantiles(times[case.name], n=4)[::2]],
             "of bare": round(statistics.median(times[case.name]) / bare, 2),
             "without the runtime": None
-            if case.name in WHOLE
+            if case.name in WHOLE or not runtime
             else round((statistics.median(times[case.name]) - runtime) / bare, 2),
             "calls": calls[case.name],
         }

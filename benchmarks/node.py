@@ -153,6 +153,22 @@ class Node:
             ))  # fmt: skip
         return found
 
+    def commands(self) -> list[Case]:
+        """The command that people call, beside importing the library that its words are read with."""
+        prefix = self.place / "compiled"
+        command = str(prefix / "bin" / "slurm-oci-plugins")
+        library = f"import sys; sys.path.append('{prefix}/lib'); import click"
+        return [
+            self.case("click", "import click", [self.python, "-I", "-S", "-c", library]),
+            self.case("help", "slurm-oci-plugins --help", [command, "--help"]),
+            self.case("list", "slurm-oci-plugins list", [command, "list"]),
+            self.case(
+                "explain",
+                "slurm-oci-plugins explain",
+                [command, "explain", str(self.place / "image"), "true"],
+            ),
+        ]
+
     def growth(self) -> list[Case]:
         """The same task where a site defines many runtimes, none of them there, or a job many variables."""
         table = '[runtimes.r{0}]\nrun = ["no-tool-{0}", "%b"]\naccepts = ["rootfs"]\n'

@@ -13,6 +13,8 @@ def text(figures: dict[str, Any]) -> str:
         "",
         *table(figures["growth"]),
         "",
+        *table(figures["commands"], "of click"),
+        "",
         f"{'started together':40} {'tasks':>6} {'all ended':>11} {'cpu a task':>11} {'calls a task':>13}",
     ]
     for row in figures["at once"]:
@@ -44,9 +46,9 @@ def unpacking(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def table(rows: list[dict[str, Any]]) -> list[str]:
+def table(rows: list[dict[str, Any]], of: str = "of bare") -> list[str]:
     head = (
-        f"{'':40} {'median':>11} {'middle half':>17} {'of bare':>8} {'runtime left out':>17}"
+        f"{'':40} {'median':>11} {'middle half':>17} {of:>8} {'runtime left out':>17}"
         f" {'file-system calls':>18}"
     )
     return [

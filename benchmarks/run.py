@@ -74,6 +74,7 @@ def everything(node: Node, quick: bool) -> dict[str, Any]:
         "starts": starts,
         "alone": measure.alone(cases, rounds, starts),
         "growth": measure.alone([*cases[:2], *growth], rounds, starts),
+        "commands": measure.alone(node.commands(), rounds, starts),
         "at once": measure.at_once(few, (1, 8, 64, 256), 1 if quick else 3),
     }
 
