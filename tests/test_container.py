@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import container, job, request
 
+from slurm_oci import client
 from slurm_oci.container import build, placed, require_utf8, workdir_in
 from slurm_oci.problems import ArgumentRefused, CommandMissing, RequestMalformed, SettingRefused
 from slurm_oci.values import STEP_KINDS, Image, Mount, Settings
@@ -149,6 +150,73 @@ def test_the_batch_script_is_mounted_where_slurm_put_it(root, tmp_path):
     mount = Mount(str(script), str(script), True, True, "the batch script")
     assert mount in built(root, str(script), step=BATCH).mounts
     assert mount not in built(root, "/bin/sh", step=0).mounts
+
+
+@pytest.fixture
+def node(tmp_path, monkeypatch):
+    """A node with Slurm's configuration and munge, and an /etc/hosts."""
+    for path in ("etc/slurm/slurm.conf", "etc/hosts", "run/munge/socket", "run/slurm/sack"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("")
+    (tmp_path / "run/slurm/sack").unlink()
+    for name, paths in (
+        ("CONFIGURATIONS", ("etc/slurm", "run/slurm/conf")),
+        ("SOCKETS", ("run/munge/socket", "run/slurm/sack")),
+        ("FILES", ("etc/hosts", "etc/resolv.conf")),
+    ):
+        monkeypatch.setattr(client, name, tuple(f"{tmp_path}/{path}" for path in paths))
+    return tmp_path
+
+
+def clients(root, node, **env):
+    return [
+        mount.target.removeprefix(f"{node}/")
+        for mount in built(root, slurm="yes", env=env).mounts
+        if mount.why == "SLURM_OCI_SLURM" and mount.wish
+    ]
+
+
+def test_a_slurm_client_gets_what_it_needs_of_the_node(root, node):
+    """Its configuration, what vouches for the user, and how names are looked up; each a wish."""
+    assert clients(root, node) == ["etc/hosts", "etc/slurm", "run/munge"]
+    (node / "run/slurm/sack").write_text("")
+    assert clients(root, node) == ["etc/hosts", "etc/slurm", "run/munge", "run/slurm"]
+    (node / "run/munge/socket").unlink()
+    assert clients(root, node) == ["etc/hosts", "etc/slurm", "run/slurm"]
+
+
+def test_munge_s_socket_is_where_the_configuration_says(root, node):
+    """By AuthInfo in slurm.conf."""
+    (node / "own").mkdir()
+    (node / "own/socket").write_text("")
+    text = f'ClusterName=x\nAuthInfo="ttl=60,socket={node}/own/socket"\n'
+    (node / "etc/slurm/slurm.conf").write_text(text)
+    assert clients(root, node) == ["etc/hosts", "etc/slurm", "own"]
+
+
+def test_a_configless_node_s_configuration_is_mounted_where_its_link_leads(root, node):
+    """Into the daemon's spool directory."""
+    (node / "spool").mkdir()
+    shutil.move(node / "etc/slurm/slurm.conf", node / "spool")
+    (node / "run/slurm/conf").symlink_to(node / "spool")
+    assert clients(root, node) == ["etc/hosts", "run/munge", "spool"]
+    (node / "own").mkdir()
+    (node / "own/slurm.conf").write_text("")
+    assert clients(root, node, SLURM_CONF=f"{node}/own/slurm.conf") == ["etc/hosts", "own", "run/munge"]
+
+
+def test_a_slurm_client_that_could_not_work_is_refused(root, node):
+    """With what the node lacks; without the wish it does not matter."""
+    (node / "run/munge/socket").unlink()
+    with pytest.raises(SettingRefused, match=r"a Slurm client needs `.*/socket` or `.*/sack`, and"):
+        clients(root, node)
+    (node / "run/munge/socket").write_text("")
+    with pytest.raises(SettingRefused, match=r"none in `/no/slurm\.conf`, which SLURM_CONF names"):
+        clients(root, node, SLURM_CONF="/no/slurm.conf")
+    (node / "etc/slurm/slurm.conf").unlink()
+    with pytest.raises(SettingRefused, match=r"a Slurm client needs slurm\.conf, and this node has none in"):
+        clients(root, node)
+    assert built(root, slurm="no").mounts == (TMP,)
 
 
 # The command

@@ -67,13 +67,16 @@ def test_each_value_of_each_setting_is_told_or_refused_by_name(
         site.write("pull = true\n")
     image, definition = make_image(kind, place), place / "env.toml"
     definition.write_text(f'image = "{image}"\n[env]\nMINE = "it\'s, mine"\n')
-    (place / "data").mkdir()
+    for path in ("data/x", "slurm/slurm.conf", "munge/socket"):
+        (place / path).parent.mkdir()
+        (place / path).write_text(f"AuthInfo=socket={place}/munge/socket\n")
 
     cells = [cell for cell in CELLS if applies(cell, kind)]
     defaults = tuple(cell for cell in cells if cell in DEFAULTS)
     found = {}
     for asked in (defaults, *((cell,) for cell in cells if cell not in DEFAULTS)):
         slurm.job = {"SLURM_OCI_RUNTIME": name, "PATH": f"{place}/bin:/usr/bin:/bin"}
+        slurm.job["SLURM_CONF"] = f"{place}/slurm/slurm.conf"
         for cell in asked:
             slurm.job |= wish(cell, place / "data")
         ended = slurm.run(definition if "variables" in asked else image, "/bin/echo", cwd=Path("/"))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from slurm_oci import File, Image, Mount, Plan, SettingRefused, Settings
 from slurm_oci.choose import ORDER
+from slurm_oci.container import with_host
 from slurm_oci.image import KINDS
 from slurm_oci.main import refuse_what_is_not_carried
 from slurm_oci.problems import ArgumentRefused, ImageRefused
@@ -23,6 +24,7 @@ from slurm_oci_plugins import (
     crun,
     enroot,
     nvidia,
+    oci,
     podman,
     runc,
     sarus,
@@ -497,7 +499,7 @@ def test_an_oci_runtime_runs_a_copy_of_the_bundle(root, data, plan, options):
             "terminal": False,
             "user": {"uid": uid, "gid": gid, "umask": 0o027},
         },
-        "mounts": [bind(str(data), "/data", "ro"), *host],
+        "mounts": [bind(str(data), "/data", *oci.read_only(str(data))), *host],
         "linux": {
             "namespaces": [{"type": "user"}, {"type": "mount"}],
             "uidMappings": [{"containerID": uid, "hostID": 1001, "size": 1}],
@@ -553,13 +555,41 @@ def test_an_oci_runtime_s_missing_places_are_made_beside_the_image(root, data):
     config = config_of(made)
     assert config["root"] == {"path": f"/private/{cover}", "readonly": True}
     assert config["mounts"] == [
-        bind(f"{root}/bin", "/bin", "ro"),
-        bind(f"{root}/data", "/data", "ro"),
+        bind(f"{root}/bin", "/bin", *oci.read_only(str(root))),
+        bind(f"{root}/data", "/data", *oci.read_only(str(root))),
         bind("/dev", "/dev"),
         bind(str(data), "/new/place"),
         bind("/proc", "/proc"),
         bind("/sys", "/sys"),
     ]
+
+
+def test_a_read_only_mount_keeps_what_its_file_system_forbids(root, data, monkeypatch):
+    """The kernel lets nobody in a user namespace take these flags away, and runc would."""
+    flags = os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME | os.ST_RELATIME
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result((0,) * 8 + (flags, 255)))
+    mounts = (mount(data, "/data", True), mount(data, "/bin"))
+    free, fixed = config_of(runc.plan(box("runc", bundle(root), mounts=mounts)))["mounts"][:2]
+    assert fixed == bind(str(data), "/data", "ro", "nosuid", "nodev", "noexec")
+    assert free == bind(str(data), "/bin")
+
+
+def test_names_are_looked_up_as_on_the_node(root):
+    """Where the image has the files for it; what somebody has mounted there stays."""
+    (root / "etc").mkdir()
+    (root / "etc/hosts").write_text("")
+    (root / "etc/resolv.conf").symlink_to("/nowhere")
+    own = mount("/etc/passwd", "/etc/hosts")
+    found = with_host(box("crun", bundle(root), mounts=(own,)))
+    resolv = Mount("/etc/resolv.conf", "/etc/resolv.conf", wish=False, why="the host's own")
+    assert [each for each in found.mounts if each.target.startswith("/etc")] == [own, resolv]
+    for module in (crun, runc, unshare, podman):
+        (runtime,) = module.slurm_oci_runtimes()
+        image = bundle(root) if "oci-bundle" in runtime.accepts else rootfs(root)
+        programs = {program: f"/node/bin/{program}" for program in runtime.executables}
+        asked = request(uid=os.geteuid())
+        made = runtime.plan(container(image=image, executables=programs, private="/private", request=asked))
+        assert "/etc/hosts" in str(made), runtime.name
 
 
 def test_an_oci_runtime_with_a_writable_image_makes_them_in_it(root, data):

@@ -25,7 +25,7 @@ CORE = (
     *("execute", "hook", "image", "request", "settings", "choose", "main"),
 )
 OTHERS = (
-    *("advice", "archive", "bundle", "cache", "cdi", "claims", "cover", "defined", "definition"),
+    *("advice", "archive", "bundle", "cache", "cdi", "claims", "client", "cover", "defined", "definition"),
     *("image_problems", "images", "importers", "importing", "line", "log", "mpi", "pattern"),
     *("plainjson", "policy", "positions", "state", "supervise", "trust"),
 )

@@ -22,6 +22,10 @@ SLURMS_OWN = (
 SYSTEM = ("/bin", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/sbin", "/sys", "/usr")
 # What Slurm sets for a step with GPUs: numbers of the node's first, then what programs shall count by.
 GRANTED = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+# Of the host's own in a container: what the kernel shows, for which there would have to be more namespaces
+# than a job has, and how names are looked up.
+HOST = ("/dev", "/proc", "/sys")
+HOST_FILES = ("/etc/hosts", "/etc/resolv.conf")
 MOUNTINFO = "/proc/self/mountinfo"  # proc(5)
 TOP = ("/", "/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/var")
 
@@ -112,8 +116,10 @@ def mounts(
 
         found = {**{mount.target: mount for mount in bundle.own_mounts(image)}, **found}
     if settings.slurm == "yes":
-        for place in clients_places(job):
-            found.setdefault(place, Mount(place, place, False, True, settings.origins["slurm"]))
+        from slurm_oci import client  # few tasks ask for it
+
+        for mount in client.mounts(job, settings):
+            found.setdefault(mount.target, mount)
     if request.step_kind == "batch" and command and os.path.exists(command[0]):
         # Slurm keeps the job script in its spool directory, which no container has.
         script = command[0]
@@ -159,14 +165,6 @@ def unescaped(place: str) -> str:
     """A path in mountinfo, which writes white space and backslashes as octal numbers (proc(5))."""
     first, *rest = place.split("\\")
     return first + "".join(chr(int(part[:3], 8)) + part[3:] for part in rest)
-
-
-def clients_places(job: Job) -> list[str]:
-    """What a Slurm client inside needs of the host, as the Containers Guide's Charliecloud line binds
-    it: configuration, munge's socket, and who the users are. What is not there is left out."""
-    configuration = os.path.dirname(job.env.get("SLURM_CONF", "/etc/slurm/slurm.conf"))
-    places = (configuration, "/run/munge", "/etc/passwd", "/etc/group")
-    return [place for place in places if os.path.exists(place)]
 
 
 def is_free(place: str, found: "Mapping[str, Mount]") -> bool:
@@ -215,6 +213,17 @@ def command_in(container: Container) -> tuple[str, ...]:
         f"the image `{container.image.name}` has no `{program}`",
         f"srun looks a bare `{name}` up on the submit host and passes what it finds there; {hint}",
     )
+
+
+def with_host(container: Container, folders: "Iterable[str]" = HOST) -> Container:
+    """For runtimes that do not see to it themselves: the container with mounts of the host's own
+    `folders`, and of its files for looking names up where the image has their place."""
+    root, taken = container.image.root, {mount.target for mount in container.mounts}
+    files = (path for path in HOST_FILES if not root or os.path.lexists(root + path))
+    paths = [*folders, *filter(os.path.exists, files)]
+    added = [Mount(path, path, wish=False, why="the host's own") for path in paths if path not in taken]
+    ordered = sorted([*container.mounts, *added], key=lambda mount: mount.target)
+    return container.replace(mounts=tuple(ordered))
 
 
 def placed(container: Container) -> tuple[tuple[Mount, ...], tuple[Mount, ...]]:

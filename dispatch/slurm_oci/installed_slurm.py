@@ -3,13 +3,11 @@
 import os
 import subprocess
 
+from slurm_oci.client import CONFIGURATIONS
 from slurm_oci.job import STANDARD_PATH
 from slurm_oci.pattern import QUOTES_RIGHT, Version
 
 NEWEST = QUOTES_RIGHT  # assumed where no Slurm is installed: the newest release that was tried
-
-
-PLACES = ("/etc/slurm", "/run/slurm/conf", "/etc/slurm-llnl")  # the second on a configless node
 
 
 def version() -> Version:
@@ -32,4 +30,5 @@ def found() -> Version | None:
 def folder() -> str:
     """Where slurm.conf lies, and oci.conf beside it."""
     named = os.path.dirname(os.environ.get("SLURM_CONF", ""))
-    return named or next((place for place in PLACES if os.path.exists(f"{place}/slurm.conf")), PLACES[0])
+    found = (place for place in CONFIGURATIONS if os.path.exists(f"{place}/slurm.conf"))
+    return named or next(found, CONFIGURATIONS[0])

@@ -9,7 +9,7 @@ import os
 
 from slurm_oci import Container, File, Mount, Plan, plainjson, problems
 from slurm_oci.bundle import is_bind
-from slurm_oci.container import has_gpus, placed, require_utf8, workdir_in
+from slurm_oci.container import HOST, has_gpus, placed, require_utf8, with_host, workdir_in
 from slurm_oci.cover import Cover, cover, covers
 from slurm_oci.job import STANDARD_PATH
 from slurm_oci.rootfs import is_below
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 NAME = "task"  # of the container: each has a state directory to itself
-# Places where the host's own is bound: a new procfs or sysfs needs namespaces that a job has not.
-HOST = ("/dev", "/proc", "/sys")
+# What the user may not take away from a mount: statvfs(3)'s flags as a bundle's options write them. (How
+# access times are kept stays as it is where nothing is said, and crun 1.28 takes `relatime` for another.)
+LOCKED = {os.ST_NOSUID: "nosuid", os.ST_NODEV: "nodev", os.ST_NOEXEC: "noexec"}
 
 
 def plan_for(
@@ -36,8 +37,7 @@ def plan_for(
     require_utf8(name, container)
     image, private = container.image.root, container.private
     terminal = own_terminal and os.isatty(0) and os.isatty(1)
-    host = tuple(Mount(path, path, wish=False) for path in HOST)
-    container = container.replace(mounts=tuple(sorted([*container.mounts, *host], key=target)))
+    container = with_host(container)
     mounts, lacking = placed(container)
     workdir, notes = workdir_in(container)
     keep = container.settings.writable == "no"
@@ -144,10 +144,6 @@ class Laid:
         return inner if self.cover.parent == "/" else itself + inner
 
 
-def target(mount: Mount) -> str:
-    return mount.target
-
-
 def ids_of(container: Container, name: str, needs_root: bool) -> dict[str, int]:
     """Who the command is, as it sees it: whom the bundle names, else the user himself where the runtime
     can. Raises ImageRefused for one that wants root, since only one user can be there."""
@@ -218,5 +214,15 @@ def kept_mounts(container: Container) -> "list[dict[str, Any]]":
 
 
 def bind(mount: Mount) -> "dict[str, Any]":
-    options = ["rbind", "rprivate", *(["ro"] if mount.readonly else [])]
+    options = ["rbind", "rprivate", *(read_only(mount.source) if mount.readonly else ())]
     return {"destination": mount.target, "type": "bind", "source": mount.source, "options": options}
+
+
+def read_only(source: str) -> list[str]:
+    """`ro`, and what of its file system is locked: the kernel makes no mount read-only from which these
+    would be gone (mount_namespaces(7)), and runc 1.1 does not repeat them by itself."""
+    try:
+        flags = os.statvfs(source).f_flag
+    except OSError:  # which the runtime says better, where it matters
+        flags = 0
+    return ["ro", *(option for flag, option in LOCKED.items() if flags & flag)]

@@ -9,7 +9,7 @@ import os
 
 from slurm_oci import Container, File, Mount, Plan, Runtime, SettingRefused, problems
 from slurm_oci.choose import find_executable
-from slurm_oci.container import has_gpus, placed, require_utf8, workdir_in
+from slurm_oci.container import has_gpus, placed, require_utf8, with_host, workdir_in
 from slurm_oci.job import STANDARD_PATH
 from slurm_oci_plugins import apptainer, carried
 
@@ -48,6 +48,7 @@ def plan(container: Container) -> Plan:
     require_utf8("podman", container)
     refuse_image(container)
     image, private = container.image, container.private
+    container = with_host(container, ())  # its own /etc/hosts would have names of its own
     if image.root:
         container = container.replace(mounts=placed(container)[0])
     mounts = carried.mounts(container, apptainer.fault_of_mount)

@@ -7,14 +7,10 @@ The namespaces are made by `enter.py` beside this file, from the operations plan
 import os
 import sys
 
-from slurm_oci import Container, Mount, Plan, Runtime
-from slurm_oci.container import IMAGES_OWN, has_gpus, placed, workdir_in
+from slurm_oci import Container, Plan, Runtime
+from slurm_oci.container import IMAGES_OWN, has_gpus, placed, with_host, workdir_in
 from slurm_oci.cover import covers
 from slurm_oci.job import STANDARD_PATH
-
-# Of the host's own, in every container: kernel interfaces, and how names are looked up.
-HOST = ("/dev", "/proc", "/sys")
-HOST_FILES = ("/etc/hosts", "/etc/resolv.conf")
 
 
 def slurm_oci_runtimes() -> list[Runtime]:
@@ -50,7 +46,7 @@ def plan(container: Container) -> Plan:
 def plan_for(container: Container, writable: str, place: str, more: tuple[str, ...]) -> Plan:
     """The plan for the image that will lie at `place`; `writable` as enter.py's MODE, `more` notes."""
     root = container.image.root
-    container = container.replace(mounts=with_host(container.mounts, root))
+    container = with_host(container)
     mounts, lacking = placed(container)
     workdir, notes = workdir_in(container)
     operations = ["image", writable, place]
@@ -81,12 +77,3 @@ def plan_for(container: Container, writable: str, place: str, more: tuple[str, .
     enter = os.path.join(os.path.dirname(__file__), "enter.py")
     argv = (sys.executable, "-ISBXutf8", enter, *operations, "start", workdir, *container.command)
     return Plan(argv, env, cwd="/", notes=(*notes, *more))
-
-
-def with_host(mounts: tuple[Mount, ...], root: str) -> tuple[Mount, ...]:
-    """`mounts` and the host's own, of which files only where the image has their place."""
-    files = (path for path in HOST_FILES if os.path.lexists(root + path) and os.path.exists(path))
-    own = [Mount(path, path, wish=False, why="the host's own") for path in (*HOST, *files)]
-    taken = {mount.target for mount in mounts}
-    added = [mount for mount in own if mount.target not in taken]
-    return tuple(sorted([*mounts, *added], key=lambda mount: mount.target))

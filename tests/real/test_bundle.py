@@ -113,3 +113,33 @@ def test_a_signal_leaves_nothing(slurm, bundle, number):
     finally:
         registry.kill()
         registry.wait()
+
+
+STRICT = "/home/alice/strict"  # as many a site's home or scratch
+
+
+@pytest.fixture
+def strict(slurm):
+    """A file system that forbids more than the image's own: with a bundle and a file on it."""
+    copy = f"cp -r {IMAGES['oci-bundle']} {STRICT}/bundle; echo data >{STRICT}/file"
+    mount = f"mkdir {STRICT}; mount -t tmpfs -o nosuid,nodev,noatime,mode=0777 strict {STRICT}; {copy}"
+    slurm.root.run(["sh", "-c", mount], user="root", check=True)
+    yield slurm
+    slurm.root.run(["sh", "-c", f"umount {STRICT}; rmdir {STRICT}"], user="root", check=True)
+
+
+@pytest.mark.parametrize("runtime", ["crun", "runc", "unshare"])
+def test_a_bundle_or_a_read_only_mount_may_lie_on_a_strict_file_system(strict, runtime):
+    """One with nosuid and nodev, which nobody in a user namespace may take away."""
+    for image in (f"{STRICT}/bundle", IMAGES["oci-bundle"]):
+        script = "cat /srv/new/file; echo x >/srv/new/file"
+        status, out, err = strict.srun(
+            image,
+            "/bin/sh",
+            "-c",
+            script,
+            SLURM_OCI_RUNTIME=runtime,
+            SLURM_OCI_MOUNTS=f"{STRICT}:/srv/new:ro",
+        )
+        assert (status, out) == (1, b"data\n"), err
+        assert b"Read-only file system" in err
