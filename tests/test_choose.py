@@ -14,13 +14,12 @@ SIF = Image("/image.sif", "sif", "/image.sif")
 
 
 class Node:
-    """A node with programs in one directory, runtimes in an order, and a site that has rules."""
+    """A node with programs in one directory, and runtimes in an order."""
 
     def __init__(self, folder):
         self.folder = folder
         self.runtimes = {}
         self.site = {
-            "rules": [],
             "executables": {},
             "allow_runtimes": [],
             "refuse_runtimes": [],
@@ -33,10 +32,7 @@ class Node:
         for program in needs if there else ():
             make_stand_in(self.folder / program)
 
-    def rule(self, runtime, **when):
-        self.site["rules"].append({"runtime": runtime, "when": when})
-
-    def choose(self, image=ROOTFS, env=None, step=0, cwd="/", **wished):
+    def choose(self, image=ROOTFS, env=None, cwd="/", **wished):
         origins = {name: f"SLURM_OCI_{name.upper()}" for name in wished}
         candidates = [
             (name, entry["executables"], None)
@@ -52,7 +48,7 @@ class Node:
         wanted = Settings(**wished, origins=origins)
         told = job({"PATH": "/nowhere", **(env or {})}, cwd=cwd)
         self.trace.clear()
-        way = next(ways(request(step=step), told, image, wanted, catalog, self.trace, str(self.folder)))
+        way = next(ways(request(), told, image, wanted, catalog, self.trace, str(self.folder)))
         return way.runtime, way.executables
 
 
@@ -146,49 +142,6 @@ def test_a_runtime_asked_for_that_is_not_on_the_node_is_refused(node):
             "  a site names another place in site.toml: [executables] dirs = '/path/to/dirs'",
         ],
     )
-
-
-@pytest.mark.parametrize(
-    ("when", "fits"),
-    [
-        ({"partition": ["gpu", "debug"]}, True),
-        ({"partition": ["cpu"]}, False),
-        ({"account": ["physics"], "user": ["alice"]}, True),
-        ({"account": ["physics"], "user": ["bob"]}, False),
-        ({"kind": ["rootfs"]}, True),
-        ({"kind": ["sif"]}, False),
-        ({"step": ["batch"]}, True),
-        ({"qos": ["high"]}, False),
-        ({}, True),
-    ],
-)
-def test_a_rule_holds_where_all_of_it_does(node, when, fits):
-    """A rule names partitions, accounts, qualities of service, users, image kinds, kinds of step."""
-    node.runtime("first", "rootfs")
-    node.runtime("ruled", "rootfs")
-    node.rule("ruled", **when)
-    env = {"SLURM_JOB_PARTITION": "gpu", "SLURM_JOB_ACCOUNT": "physics"}
-    assert node.choose(env=env, step=4294967291)[0] == ("ruled" if fits else "first")
-
-
-def test_the_first_rule_that_fits_wins_and_the_job_s_own_wish_comes_before(node):
-    """The trace names the rule by its number in site.toml."""
-    for name in ("first", "second", "third"):
-        node.runtime(name, "rootfs")
-    node.rule("third", user=["bob"])
-    node.rule("second", user=["alice"])
-    node.rule("third", user=["alice"])
-    assert node.choose() == ("second", {})
-    assert node.trace == [("runtime", "second", "asked for by rule 2 of site.toml")]
-    assert node.choose(runtime="first") == ("first", {})
-
-
-def test_rules_that_do_not_fit_leave_a_line(node):
-    """So that an admin sees that they were looked at."""
-    node.runtime("first", "rootfs")
-    node.rule("first", user=["bob"])
-    node.choose()
-    assert node.trace[0] == ("rules", "none fits", "1 in site.toml")
 
 
 def test_a_program_is_where_the_site_says_and_nowhere_else(tmp_path):

@@ -271,20 +271,30 @@ def test_a_job_s_number_that_is_none_is_no_failure(slurm, tool, image, number):
 def test_site_tells_each_setting_and_where_it_comes_from(slurm):
     """The file's or the built-in one."""
     path = slurm.prefix / "site.toml"
-    path.write_text('user_hook = false\n[defaults]\nenv = "slurm"\n\n[forced]\nhome = "none"\n')
+    path.write_text(
+        'user_hook = false\norder = ["unshare"]\n[defaults]\nenv = "slurm"\n[forced]\nhome = "none"\n'
+        '[[rules]]\nuser = "alice"\nenv = "all"\n'
+    )
     found = told(slurm, "site", "--json")
     assert found["user_hook"] == {"value": False, "from": str(path), "line": 1}
     assert found["pull"] == {"value": False, "from": "built-in", "line": None}
-    assert list(found) == [*attrs.fields_dict(Site), "settings"]
-    assert (found["order"]["value"], found["order"]["from"]) == (list(ORDER), "built-in")
+    assert list(found) == [*attrs.fields_dict(Site), "settings", "findings"]
+    rest = [name for name in ORDER if name != "unshare"]
+    assert found["order"]["value"][0] == "unshare"
+    assert sorted(found["order"]["value"][1:]) == sorted(rest)
+    assert (found["order"]["from"], found["order"]["line"]) == (str(path), 2)
     assert found["images"]["value"]["cache"] == BASE
     of_jobs = found["settings"]
-    assert of_jobs["gpu"] == {"value": "auto", "from": "built-in", "line": None, "forced": False}
-    assert of_jobs["env"] == {"value": "slurm", "from": str(path), "line": 3, "forced": False}
-    assert of_jobs["home"] == {"value": "none", "from": str(path), "line": 6, "forced": True}
+    free = {"forced": False, "rules": []}
+    assert of_jobs["gpu"] == {"value": "auto", "from": "built-in", "line": None, **free}
+    rules = [{"rule": 1, "value": "all", "line": 9}]
+    assert of_jobs["env"] == {"value": "slurm", "from": str(path), "line": 4, "forced": False, "rules": rules}
+    assert of_jobs["home"] == {"value": "none", "from": str(path), "line": 6, "forced": True, "rules": []}
+    assert of_jobs["user_hook"] == {"value": "no", "from": str(path), "line": 1, "forced": True, "rules": []}
     lines = ask(slurm, "site").out.splitlines()
     assert f"user_hook:       false  ({path}:1)" in lines
     assert f'home:       "none"  ({path}:6, forced on every job)' in lines
+    assert f'env:        "slurm"  ({path}:4; "all" by rule 1 in line 9)' in lines
 
 
 def test_oci_conf_prints_the_installation_s(slurm):

@@ -210,17 +210,18 @@ def test_what_is_wrong_with_an_installation(prefix):
 
 
 def test_what_site_toml_calls_a_runtime_and_is_none(prefix):
-    """Wherever it does; with what was meant."""
+    """Wherever it does; with what was meant. It fails where a task would."""
     own(prefix)
-    state = (prefix / "site.toml").read_text()
-    text = 'order = ["cruun", "runc"]\n' + state + '[[rules]]\nruntime = "unshar"\n[arguments]\nfoo = []\n'
-    (prefix / "site.toml").write_text(text)
+    path = prefix / "site.toml"
+    text = 'order = ["cruun", "runc"]\n' + path.read_text()
+    path.write_text(text + '[[rules]]\nruntime = "unshar"\n[arguments]\nfoo = []\n')
     findings = [finding for finding in installation.checks(str(prefix)) if finding.check == "site"]
     assert [finding.message for finding in findings] == [
-        "`order` in site.toml names no runtime: `cruun`",
-        "`arguments` in site.toml names no runtime: `foo`",
-        "`rules` in site.toml names no runtime: `unshar`",
+        f"{path}:1: `order` names no runtime: `cruun`",
+        f"{path}:5: `arguments` names no runtime: `foo`",
+        f"{path}:4: `rules[1].runtime` names no runtime: `unshar`",
     ]
+    assert [finding.state for finding in findings] == ["warning", "warning", "failed"]
     assert [finding.cure for finding in findings][::2] == ["did you mean `crun`?", "did you mean `unshare`?"]
 
 

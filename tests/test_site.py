@@ -1,17 +1,21 @@
 """`site.toml`: what it may say, what is said of what it may not, and what it does to jobs."""
 
 import json
+import subprocess
 
 import attrs
 import pytest
-from conftest import Ended
+from conftest import Ended, request
+from conftest import job as job_context
 from hypothesis import given
 from hypothesis import strategies as st
 from test_cli import ask
 
 from slurm_oci import policy, settings, site
 from slurm_oci.problems import SettingRefused, SiteInvalid
-from slurm_oci.values import Mount
+from slurm_oci.values import Image, Mount
+
+ROOTFS = Image("/image", "rootfs", "/image", "/image")
 
 
 def read(tmp_path, text: str) -> site.Site:
@@ -46,15 +50,30 @@ WRONG = {  # what is wrong -> (the file, line and message)
     ),
     "rule's key": (
         "[[rules]]\nruntime = 'crun'\n\n[[rules]]\nruntime = 'runc'\nqueue = 'x'\n", 6,
-        "there is no `rules[2].queue`; known are runtime, partition, account, qos, user, kind, step",
+        "there is no `rules[2].queue`; known are partition, account, qos, user, kind, step, runtime, workdir, mounts",
     ),
+    "rule's setting": ("[[rules]]\nhoome = 'none'\n", 2, "there is no `rules[1].hoome`; did you mean `home`?"),
+    "rule's value": ("[[rules]]\nkind = 'sif'\nhome = 'non'\n", 3, "`home` in site.toml is `non`: expected `bind` or `none`"),
+    "rule's runtime": ("[[rules]]\nruntime = 1\n", 2, "`rules[1].runtime` is 1: expected a text, as in SLURM_OCI_RUNTIME"),
+    "rule for debug": ("[[rules]]\nuser = 'x'\ndebug = '1'\n", 3, "there is no `rules[1].debug`"),
+    "rule for the hook": ("[[rules]]\nuser = 'x'\nuser_hook = 'no'\n", 3, "there is no `rules[1].user_hook`"),
+    "default hook": ("[defaults]\nuser_hook = 'no'\n", 2, "there is no `defaults.user_hook`"),
+    "forced hook": ("[forced]\nuser_hook = 'no'\n", 2, "there is no `forced.user_hook`"),
+    "refused hook": ("refuse = ['user_hook=yes']\n", 1, "`refuse` has `user_hook=yes`, which has no effect there"),
+    "forced nothing": ("[forced]\nhome = ''\n", 2, "`forced.home` is empty"),
+    "default mount": (
+        "[defaults]\nmounts = [\n  '/a:/b',\n  'garbage',\n]\n", 4,
+        "`defaults.mounts` has the mount `garbage`: expected two or three parts",
+    ),
+    "rule's mount": ("[[rules]]\nmounts = ['/a:b']\n", 2, "`rules[1].mounts` has the mount `/a:b`: its target must start with `/`"),
+    "default's directory": ("[defaults]\nworkdir = 'x'\n", 2, "`defaults.workdir` is `x`: expected a path that starts with `/`"),
     "rule's kind": (
         "[[rules]]\nruntime = 'a'\nkind = 'sif'\n[[rules]]\nruntime = 'b'\nkind = ['squash']\n", 6,
         "`rules[2].kind` has `squash`; did you mean `squashfs`?",
     ),
     "rule's step": ("[[rules]]\nruntime = 'a'\nstep = 'bach'\n", 3, "`rules[1].step` has `bach`; did you mean `batch`?"),
-    "rule without runtime": (
-        "\n[[rules]]\nuser = 'x'\n", 2, "`rules[1].runtime` is missing: a rule names the runtime that it chooses",
+    "rule without settings": (
+        "\n[[rules]]\nuser = 'x'\n", 2, "`rules[1]` gives nothing: a rule has a `runtime`, or another setting of a job's",
     ),
     "rules that are none": ("rules = 3\n", 1, "`rules` is 3: expected tables, each under [[rules]]"),
     "runtime": ("[runtimes]\nmine = 3\n", 2, "`runtimes.mine` is 3: expected a table"),
@@ -73,6 +92,19 @@ def test_what_is_wrong_is_said_with_file_line_key_and_what_was_meant(tmp_path, n
     with pytest.raises(SiteInvalid) as caught:
         read(tmp_path, text)
     assert caught.value.message.startswith(f"{tmp_path}/site.toml:{line}: {message}")
+
+
+def test_what_stands_elsewhere_in_site_toml_is_said_with_its_place(tmp_path):
+    """Instead of a setting that nothing would heed."""
+    for text in ("[forced]\nuser_hook = 'no'\n", "refuse = ['user_hook']\n"):
+        with pytest.raises(SiteInvalid) as caught:
+            read(tmp_path, text)
+        assert caught.value.hints == ("`user_hook = false` is a key of its own, above all tables",)
+
+
+def test_a_mount_s_source_may_be_on_the_nodes_alone(tmp_path):
+    """site.toml is read where it is written, too."""
+    assert read(tmp_path, "[defaults]\nmounts = ['/no/such/place:/scratch']\n").defaults["mounts"]
 
 
 VALUES = st.recursive(
@@ -98,7 +130,14 @@ def test_any_values_are_settings_or_something_wrong(data):
 
 def combined(text: str, tmp_path, **job):
     """What a job gets that asks for `job`."""
-    return policy.combined(read(tmp_path, text).plain(), [("job", job)], "/")
+    wanted = read(tmp_path, text).plain()
+    return policy.combined(wanted, usual(wanted), [("job", job)], "/")
+
+
+def usual(wanted: dict, env=(), image=ROOTFS, trace=None, step=0):
+    """What holds for alice's task in the partition `gpu`, which has `env` on top."""
+    told = job_context({"SLURM_JOB_PARTITION": "gpu", "SLURM_JOB_ACCOUNT": "physics", **dict(env)})
+    return policy.usual(wanted, request(step=step), told, image, [] if trace is None else trace)
 
 
 def test_what_is_forced_holds_whether_the_job_says_nothing_or_the_same(tmp_path):
@@ -176,8 +215,145 @@ def test_a_task_is_refused_what_the_site_refuses_and_told_what_it_forces(slurm, 
 
 def test_without_any_of_it_the_policy_changes_nothing(tmp_path):
     """Which is when a task does not ask it."""
-    job = {"home": "none", "mounts": "/usr:/data"}
-    assert combined("", tmp_path, **job) == settings.combine([("site.toml", {}), ("job", job)], "/")
+    wishes = {"home": "none", "mounts": "/usr:/data"}
+    assert combined("", tmp_path, **wishes) == settings.combine([("site.toml", {}), ("job", wishes)], "/")
+
+
+# Its rules
+
+
+@pytest.mark.parametrize(
+    ("when", "fits"),
+    [
+        ({"partition": ["gpu", "debug"]}, True),
+        ({"partition": ["cpu"]}, False),
+        ({"account": ["physics"], "user": ["alice"]}, True),
+        ({"account": ["physics"], "user": ["bob"]}, False),
+        ({"kind": ["rootfs"]}, True),
+        ({"kind": ["sif"]}, False),
+        ({"step": ["batch"]}, True),
+        ({"qos": ["high"]}, False),
+        ({}, True),
+    ],
+)
+def test_a_rule_holds_where_all_of_it_does(when, fits):
+    """A rule names partitions, accounts, qualities of service, users, image kinds, kinds of step."""
+    wanted = site.Site(rules=[site.Rule({"home": "none"}, when)]).plain()
+    assert (("rule 1 of site.toml", {"home": "none"}) in usual(wanted, step=4294967291)) == fits
+
+
+RULES = """
+[defaults]
+env = "slurm"
+runtime = "crun"
+mounts = ["/usr:/everywhere"]
+
+[[rules]]
+user = "bob"
+runtime = "runc"
+
+[[rules]]
+partition = "gpu"
+gpu = "nvidia"
+home = "none"
+mounts = ["/bin:/scratch"]
+
+[[rules]]
+home = "bind"
+runtime = "apptainer"
+env = "all"
+mounts = ["/lib:/tools"]
+"""
+
+
+def test_of_each_setting_the_first_rule_that_fits_and_gives_it_wins(tmp_path):
+    """Above [defaults] and below the job; mounts add up, and the trace tells which rules fit."""
+    trace = []
+    wanted = read(tmp_path, RULES).plain()
+    layers = usual(wanted, trace=trace)
+    made = policy.combined(wanted, layers, [("job", {"env": "none"})], "/")
+    assert (made.runtime, made.home, made.gpu, made.env) == ("apptainer", "none", "nvidia", "none")
+    assert {name: made.origins[name] for name in ("runtime", "home", "env")} == {
+        "runtime": "`runtime` in rule 3 of site.toml",
+        "home": "`home` in rule 2 of site.toml",
+        "env": "SLURM_OCI_ENV",
+    }
+    assert [mount.target for mount in made.mounts] == ["/everywhere", "/tools", "/scratch"]
+    assert trace == [("rules", "2, 3", "of 3 in site.toml")]
+
+
+def test_rules_that_do_not_fit_leave_a_line():
+    """So that an admin sees that they were looked at."""
+    trace = []
+    usual(site.Site(rules=[site.Rule({"home": "none"}, {"user": ["bob"]})]).plain(), trace=trace)
+    assert trace == [("rules", "none fits", "1 in site.toml")]
+
+
+def test_what_a_rule_gives_is_what_those_have_who_do_not_ask(tmp_path):
+    """So that a setting that is refused as a whole may have this value; and what is forced counts more."""
+    text = 'refuse = ["home"]\n[forced]\nenv = "slurm"\n[[rules]]\nhome = "none"\nenv = "all"\n'
+    made = combined(text, tmp_path, home="none")
+    assert (made.home, made.env) == ("none", "slurm")
+    with pytest.raises(SettingRefused):
+        combined(text, tmp_path, home="bind")
+
+
+def test_a_task_is_run_as_the_rules_say_and_explain_answers_for_a_partition(slurm, stand_in, image):
+    """From the shell, by the variable that Slurm sets in a job."""
+    tool = stand_in("tool")
+    site_toml(slurm, 'order = ["unshare"]\n')
+    with (slurm.prefix / "site.toml").open("a") as file:
+        file.write('[[rules]]\npartition = "gpu"\nruntime = "tool"\nenv = "slurm"\n')
+    found = json.loads(explained(slurm, image).out)
+    assert (found["runtime"], found["settings"]["env"]["from"]) == ("unshare", "built-in")
+    slurm.environ["SLURM_JOB_PARTITION"] = slurm.job["SLURM_JOB_PARTITION"] = "gpu"
+    found = json.loads(explained(slurm, image).out)
+    assert found["runtime"] == "tool"
+    assert slurm.run(image, "/bin/echo").status == 0
+    assert tool.words == [[str(image), "--", "/bin/echo"]]
+    assert found["settings"]["env"] == {"value": "slurm", "from": "`env` in rule 1 of site.toml"}
+    assert {"step": "rules", "result": "1", "why": "of 1 in site.toml"} in found["trace"]
+
+
+# What it says of runtimes
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "is_fatal"),
+    [
+        ('order = [\n"cruun",\n]\n', "2: `order` names no runtime: `cruun`; did you mean `crun`?", False),
+        ('[defaults]\nruntime = "cruun"\n', "2: `defaults.runtime` names no runtime: `cruun`; did you mean `crun`?", True),
+        ('[forced]\nruntime = "cruun"\n', "2: `forced.runtime` names no runtime: `cruun`; did you mean `crun`?", True),
+        (
+            '[[rules]]\nuser = "a"\nruntime = "cruun"\n',
+            "3: `rules[1].runtime` names no runtime: `cruun`; did you mean `crun`?", True,
+        ),
+        (
+            'refuse_runtimes = ["crun"]\n[[rules]]\nruntime = "crun"\n',
+            "3: `rules[1].runtime` names `crun`, which this file does not allow;"
+            " see `allow_runtimes` and `refuse_runtimes`", True,
+        ),
+        (
+            '[arguments]\nunshare = ["-x"]\n',
+            "2: `arguments.unshare` has words for a runtime that takes none of a site's: its tasks are"
+            " refused; take them out", True,
+        ),
+    ],
+)  # fmt: skip
+def test_what_fails_tasks_though_it_is_valid_is_said_before(slurm, text, message, is_fatal):
+    """By `site`, whose exit status is 1, by `compile`, and by `doctor`."""
+    path = slurm.prefix / "site.toml"
+    path.write_text(text)
+    ended = ask(slurm, "site")
+    assert (ended.status, ended.err) == (1, f"slurm-oci: warning: {path}:{message}\n")
+    command = [slurm.prefix / "bin" / "slurm-oci-plugins", "compile"]  # as the installation's owner
+    done = subprocess.run(command, env={}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, f"slurm-oci: warning: {path}:{message}\n")
+    [found] = json.loads(ask(slurm, "site", "--json").out)["findings"]
+    assert (f"{found['file']}:{found['line']}: {found['message']}; {found['cure']}", found["is_fatal"]) == (
+        f"{path}:{message}",
+        is_fatal,
+    )
 
 
 # Runtimes and their arguments, through the entry point

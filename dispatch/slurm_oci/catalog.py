@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from slurm_oci.values import Step
 
-FORMAT = 5
+FORMAT = 6
 TEXT = "catalog.json"
 PARTS = ("runtimes", "candidates", "cdi")  # that are packed entry by entry
 HEAD = b"slurm-oci catalog\n"  # of the twin; then FORMAT, a check sum of the rest, and the rest

@@ -53,8 +53,6 @@ def ways(
     site = catalog["site"]
     node = Node((path, job.env.get("PATH", ""), STANDARD_PATH), catalog)
     name, asked_by = settings.runtime, settings.origins.get("runtime", "")
-    if not name:
-        name, asked_by = by_rule(request, job, image, site["rules"], trace)
     candidates = catalog["candidates"].get(image.kind, ())
     caches = None
     if name:
@@ -137,26 +135,6 @@ def unpacked(way: Way, image: Image, through: "list[Any]", caches: "Caches", nod
 def allowed(name: str, site: "Mapping[str, Any]") -> bool:
     """Whether site.toml lets jobs have the runtime."""
     return name not in site["refuse_runtimes"] and name in (site["allow_runtimes"] or (name,))
-
-
-def by_rule(
-    request: Request, job: Job, image: Image, rules: "list[dict[str, Any]]", trace: "list[Step]"
-) -> tuple[str, str]:
-    """The runtime of the first of the site's rules that fits, and the rule's name."""
-    facts = {
-        "partition": job.env.get("SLURM_JOB_PARTITION", ""),
-        "account": job.env.get("SLURM_JOB_ACCOUNT", ""),
-        "qos": job.env.get("SLURM_JOB_QOS", ""),
-        "user": job.user,
-        "kind": image.kind,
-        "step": request.step_kind,
-    }
-    for number, rule in enumerate(rules, 1):
-        if all(facts[key] in wanted for key, wanted in rule["when"].items()):
-            return rule["runtime"], f"rule {number} of site.toml"
-    if rules:
-        trace.append(("rules", "none fits", f"{len(rules)} in site.toml"))
-    return "", ""
 
 
 def named(name: str, asked_by: str, image: Image, catalog: "Mapping[str, Any]") -> "tuple[Any, ...]":

@@ -176,10 +176,11 @@ def decide(
     how = KNOWN_BY.get(picture.kind, "by what it holds")
     trace.append(("image", picture.kind, f"`{picture.name}`, {how}"))
     layers.append(("job", of_job))
-    if site["forced"] or site["refuse"]:
+    if site["rules"] or site["forced"] or site["refuse"]:
         from slurm_oci import policy
 
-        wanted = policy.combined(site, layers, told.cwd)
+        usual = policy.usual(site, asked, told, picture, trace)
+        wanted = policy.combined(site, usual, layers, told.cwd)
     else:
         wanted = settings.combine([("site.toml", site["defaults"]), *layers], told.cwd)
     refused: Problem | None = None

@@ -92,6 +92,17 @@ def read_mounts(value: "str | Iterable[str]", label: str, cwd: str) -> list[Moun
 
 
 def read_mount(text: str, label: str, cwd: str) -> Mount:
+    mount = written_mount(text, label, cwd)
+    if not os.path.exists(mount.source):
+        raise problems.SettingInvalid(
+            f"{label} has the mount `{text}`: there is no `{mount.source}` on this node",
+            "is it misspelt, or only on the host that the job was submitted from?",
+        )
+    return mount
+
+
+def written_mount(text: str, label: str, cwd: str) -> Mount:
+    """The mount that `text` says, whether its source is there or not."""
     parts = [unescape(part) for part in split(text, ":")]
     how = "a mount is written SOURCE:TARGET or SOURCE:TARGET:ro; `\\:` and `\\,` stand for the signs"
     if len(parts) not in (2, 3) or not all(parts):
@@ -101,11 +112,6 @@ def read_mount(text: str, label: str, cwd: str) -> Mount:
     source = os.path.normpath(os.path.join(cwd, parts[0]))
     if not parts[1].startswith("/"):
         raise problems.SettingInvalid(f"{label} has the mount `{text}`: its target must start with `/`", how)
-    if not os.path.exists(source):
-        raise problems.SettingInvalid(
-            f"{label} has the mount `{text}`: there is no `{source}` on this node",
-            "is it misspelt, or only on the host that the job was submitted from?",
-        )
     return Mount(source, os.path.normpath(parts[1]), parts[2:] == ["ro"], True, label)
 
 

@@ -18,13 +18,16 @@ from slurm_oci.values import STEP_KINDS
 NAME = "site.toml"
 STEPS = ("step", *STEP_KINDS.values())
 RULE_KEYS = ("partition", "account", "qos", "user", "kind", "step")
+# Settings of a job that no table of the site's has, and what to write instead.
+NOT_FOR_JOBS = {"user_hook": "`user_hook = false` is a key of its own, above all tables"}
+NOT_BY_RULE = {**NOT_FOR_JOBS, "debug": "it is a job's: SLURM_OCI_DEBUG=1; or everybody's: under [defaults]"}
 
 
 @attrs.frozen
 class Rule:
-    """Which runtime runs the tasks for which all of `when` holds."""
+    """Per-job settings of the tasks for which all of `when` holds."""
 
-    runtime: str
+    settings: dict[str, Any]
     when: dict[str, list[str]]
 
 
@@ -91,6 +94,14 @@ def read(path: str) -> Site:
         raise SiteInvalid(f"`{path}` is not valid TOML: {error}", "see toml.io for the format") from None
 
 
+def positions(path: str) -> Positions:
+    """Where the keys of the file at `path`, which `read` has found valid, stand in it."""
+    try:
+        return Positions(modules.content(path).decode())
+    except FileNotFoundError:
+        return Positions("")
+
+
 class Wrong(ValueError):
     """What is wrong with a key."""
 
@@ -133,7 +144,7 @@ def check(data: dict[str, Any]) -> Site:
     for number, text in enumerate(data.get("refuse", [])):
         refusal(text, ("refuse", number))
     for table in ("defaults", "forced"):
-        per_job(data.get(table, {}), table)
+        per_job(data.get(table, {}), (table,), NOT_FOR_JOBS)
     rules = [rule(given, ("rules", number)) for number, given in enumerate(data.get("rules", []))]
     runtimes = {name: defined(given, ("runtimes", name)) for name, given in data.get("runtimes", {}).items()}
     made = {"images": images(data.get("images", {})), "rules": rules, "runtimes": runtimes}
@@ -153,22 +164,39 @@ def images(given: dict[str, Any]) -> Images:
     return Images(**given)
 
 
-def per_job(data: dict[str, Any], table: str) -> None:
-    """Checks what jobs get, by the names and values of the per-job settings."""
-    known(data, settings.NAMES, (table,))
+def per_job(data: dict[str, Any], table: Place, without: dict[str, str]) -> None:
+    """Checks what jobs get, by the names and values of the per-job settings but those in `without`,
+    which says what to write instead. Whether a mount's source is there depends on the node."""
+    known(data, settings.NAMES, table, without)
     for name, value in data.items():
+        place = (*table, name)
         if name == "mounts":
-            texts(data, (table, name))
+            texts(data, place)
+            for number, text in enumerate(value):
+                mount(text, (*place, number))
             continue
-        typed(data, (table, name), str, "a text, as in SLURM_OCI_" + name.upper())
+        typed(data, place, str, "a text, as in SLURM_OCI_" + name.upper())
+        if not value:
+            raise Wrong(place, f"`{named(place)}` is empty", "leave it out: jobs have what is built in then")
+        if name == "workdir" and not os.path.isabs(value):
+            raise Wrong(place, f"`{named(place)}` is `{value}`: expected a path that starts with `/`")
         try:
             settings.combine([(NAME, {name: value})], "/")
         except Problem as problem:
-            raise Wrong((table, name), problem.message, *problem.hints) from None
+            raise Wrong(place, problem.message, *problem.hints) from None
+
+
+def mount(text: str, place: Place) -> None:
+    try:
+        settings.written_mount(text, f"`{named(place[:-1])}`", "/")
+    except Problem as problem:
+        raise Wrong(place, problem.message, *problem.hints) from None
 
 
 def refusal(text: str, place: Place) -> None:
     name, equals, value = text.partition("=")
+    if name in NOT_FOR_JOBS:
+        raise Wrong(place, f"`refuse` has `{text}`, which has no effect there", NOT_FOR_JOBS[name])
     if name not in settings.NAMES:
         raise Wrong(
             place, f"`refuse` has `{text}`: there is no setting `{name}`" + meant(name, settings.NAMES)
@@ -183,12 +211,14 @@ def refusal(text: str, place: Place) -> None:
 def rule(given: Any, place: Place) -> Rule:
     if not isinstance(given, dict):
         raise Wrong(place, f"`{named(place)}` is {given!r}: expected a table")
-    known(given, ("runtime", *RULE_KEYS), place)
-    if not isinstance(given.get("runtime"), str):
-        message = f"`{named((*place, 'runtime'))}` is missing: a rule names the runtime that it chooses"
-        raise Wrong((*place, "runtime"), message)
+    known(given, (*RULE_KEYS, *settings.NAMES), place, NOT_BY_RULE)
+    wanted = {key: value for key, value in given.items() if key not in RULE_KEYS}
+    if not wanted:
+        message = f"`{named(place)}` gives nothing: a rule has a `runtime`, or another setting of a job's"
+        raise Wrong(place, message)
+    per_job(wanted, place, NOT_BY_RULE)
     when = {
-        key: [value] if isinstance(value, str) else value for key, value in given.items() if key != "runtime"
+        key: [value] if isinstance(value, str) else value for key, value in given.items() if key in RULE_KEYS
     }
     for key in when:
         texts(when, (*place, key))
@@ -196,7 +226,7 @@ def rule(given: Any, place: Place) -> Rule:
         for value in when.get(key, ()):
             if value not in names:
                 raise Wrong((*place, key), f"`{named((*place, key))}` has `{value}`" + meant(value, names))
-    return Rule(given["runtime"], when)
+    return Rule(wanted, when)
 
 
 def defined(given: Any, place: Place) -> Defined:
@@ -220,11 +250,18 @@ def defined(given: Any, place: Place) -> Defined:
     return Defined(**given)
 
 
-def known(data: dict[str, Any], names: tuple[str, ...], place: Place) -> None:
+def known(
+    data: dict[str, Any], names: tuple[str, ...], place: Place, without: dict[str, str] | None = None
+) -> None:
+    """Checks the keys: `names` are allowed, but those in `without`, which says what to write instead."""
+    without = without or {}
     for key in data:
+        where = (*place, key)
+        if key in without:
+            raise Wrong(where, f"there is no `{named(where)}`", without[key])
         if key not in names:
-            where = (*place, key)
-            raise Wrong(where, f"there is no `{named(where)}`" + meant(key, names))
+            near = meant(key, tuple(name for name in names if name not in without))
+            raise Wrong(where, f"there is no `{named(where)}`" + near)
 
 
 def meant(word: str, names: tuple[str, ...]) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import slurm_oci
 from slurm_oci import cache, catalog, cdi, plugins, site
 from slurm_oci.checks import Finding, Group
+from slurm_oci.misfits import misfits
 from slurm_oci.plugins import Gathered
-from slurm_oci.problems import Problem, nearest
+from slurm_oci.problems import Problem
 
 GROUP = Group("installation")
 PARTS = ("run", "slurm-oci-run-default", "lib", "bin", "plugins.d", site.NAME, "oci.conf", catalog.TEXT)
@@ -34,7 +35,7 @@ def checks(prefix: str) -> Iterator[Finding]:
             f"{aside.name} ({aside.source}) is kept aside: {aside.reason}",
             "mend it or take it away, then `slurm-oci-plugins compile`; the other runtimes go on working",
         )
-    yield from strangers(gathered)
+    yield from misfitting(gathered)
     yield from places(gathered.site)
 
 
@@ -122,23 +123,10 @@ def gpus(prefix: str) -> Iterator[Finding]:
         yield GROUP.warning("cdi", cdi.not_kept(path), cdi.KEEP)
 
 
-def strangers(gathered: Gathered) -> Iterator[Finding]:
-    """What site.toml calls a runtime and is none here: misspelt, or of a plugin that is kept aside."""
-    known = [found.runtime.name for found in gathered.found]
-    wanted = gathered.site
-    named = {
-        "order": wanted.order,
-        "allow_runtimes": wanted.allow_runtimes,
-        "refuse_runtimes": wanted.refuse_runtimes,
-        "arguments": list(wanted.arguments),
-        "rules": [rule.runtime for rule in wanted.rules],
-    }
-    for key, names in named.items():
-        for name in dict.fromkeys(names):
-            if name not in known:
-                near = nearest(name, known)
-                meant = f"did you mean `{near}`?" if near else f"known are {', '.join(known)}"
-                yield GROUP.warning("site", f"`{key}` in {site.NAME} names no runtime: `{name}`", meant)
+def misfitting(gathered: Gathered) -> Iterator[Finding]:
+    for misfit in misfits(gathered):
+        finding = GROUP.failed if misfit.is_fatal else GROUP.warning
+        yield finding("site", f"{misfit.file}:{misfit.line}: {misfit.message}", misfit.cure)
 
 
 def places(wanted: site.Site) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ def command(prefix: str) -> None:
     /etc/cdi or /var/run/cdi: tasks take from the catalog what they say.
     """
     from slurm_oci.compiled import write
+    from slurm_oci.misfits import misfits
 
     def warn(text: str) -> None:
         click.echo(f"slurm-oci: warning: {text}", err=True)
@@ -22,4 +23,6 @@ def command(prefix: str) -> None:
     gathered = write(prefix, warn)
     for aside in gathered.aside:
         warn(f"{aside.name} ({aside.source}): {aside.reason}")
+    for misfit in misfits(gathered):
+        warn(str(misfit))
     click.echo(f"{prefix}/catalog.json: {len(gathered.found)} runtimes")

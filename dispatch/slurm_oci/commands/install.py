@@ -23,6 +23,7 @@ def command(ctx: click.Context, prefix: str | None, python: str | None) -> None:
     """
     from slurm_oci import installation
     from slurm_oci.cli import data_folder
+    from slurm_oci.misfits import misfits
 
     assert ctx.parent is not None
     prefix = os.path.abspath(prefix or ctx.parent.params["prefix"] or installation.DEFAULT)
@@ -31,6 +32,8 @@ def command(ctx: click.Context, prefix: str | None, python: str | None) -> None:
     click.echo(f"installed in {prefix}, run by {python}, {len(gathered.found)} runtimes")
     for aside in gathered.aside:
         click.echo(f"slurm-oci: warning: {aside.name} ({aside.source}): {aside.reason}", err=True)
+    for misfit in misfits(gathered):
+        click.echo(f"slurm-oci: warning: {misfit}", err=True)
     for note in notes:
         click.echo(f"note: {note}")
     click.echo(f"next: copy or link {prefix}/oci.conf beside slurm.conf on every node")
