@@ -70,6 +70,30 @@ class Task:
         return self.process.returncode
 
 
+# What srun 24.11 and 26.05 say when a signal comes while they wait for the step's own connection that
+# carries the terminal's size (accept(2), EINTR): the step runs on and never knows it.
+SRUNS_OWN_FAULT = b"srun: error: pty: accept failure: Interrupted system call"
+
+
+def at_a_terminal(slurm, words, talk, tries=5, **options):
+    """What `talk` gives, which is told the terminal that the command has; the command is begun again
+    where srun itself has failed."""
+    for _ in range(tries):
+        terminal = slurm.root.terminal(words, **options)
+        try:
+            result = talk(terminal)
+        except (TimeoutError, EOFError, OSError):
+            if SRUNS_OWN_FAULT not in terminal.all:
+                raise
+        else:
+            if SRUNS_OWN_FAULT not in terminal.all:
+                return result
+        finally:
+            terminal.close()
+        slurm.root.cancel_jobs()
+    raise AssertionError(f"srun failed {tries} times: {SRUNS_OWN_FAULT.decode()}")
+
+
 def until(true, shown=lambda: "", seconds=40):
     """Waits for what must come to be; what never comes is a failure."""
     end = time.monotonic() + seconds

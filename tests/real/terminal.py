@@ -39,6 +39,7 @@ class Terminal:
     def __init__(self, process: Command, master: int) -> None:
         self.process = process
         self.seen = b""
+        self.all = b""  # what it wrote from the start on, as far as it was read
         self._master = master
 
     def send(self, data: bytes) -> None:
@@ -69,12 +70,8 @@ class Terminal:
             while data := self._read(deadline):
                 self.seen += data
             return self.process.wait(timeout), self.seen
-        except TimeoutError:
-            self.process.kill()
-            self.process.wait(timeout)
-            raise
         finally:
-            os.close(self._master)
+            self.close()
 
     def resize(self, rows: int, columns: int) -> None:
         """Tell the command that its terminal has another size."""
@@ -112,11 +109,22 @@ class Terminal:
 
     def _read_now(self) -> bytes:
         try:
-            return os.read(self._master, 65536)
+            data = os.read(self._master, 65536)
         except OSError as problem:
             if problem.errno == errno.EIO:  # nobody has the terminal open any more
                 return b""
             raise
+        self.all += data
+        return data
+
+    def close(self) -> None:
+        """End the command if it still runs, and leave its terminal; once more does nothing."""
+        if self._master < 0:
+            return
+        self.process.kill()
+        self.process.wait()
+        os.close(self._master)
+        self._master = -1
 
 
 def open_terminal(devpts: Path, owner: int) -> tuple[int, int]:

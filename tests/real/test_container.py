@@ -6,6 +6,7 @@ import time
 import pytest
 from conftest import GUIDES_LINE
 from images import IMAGES
+from running import at_a_terminal
 
 SHELL = "/bin/sh"
 
@@ -143,16 +144,19 @@ def test_eight_tasks_run_at_once(slurm, pair):
 def test_a_terminal_works(slurm, pair):
     """`srun --pty`: the shell has a terminal, and ^C reaches the foreground command and not it."""
     runtime, image = pair
-    environment = {"SLURM_OCI_RUNTIME": runtime}
-    terminal = slurm.root.terminal(["srun", "--pty", f"--container={image}", SHELL], env=environment)
-    terminal.send(b"tty; stty size; echo $((6 * 7)); sleep 100\n")
-    seen = terminal.expect(b"42\r\n")
+
+    def talk(terminal):
+        terminal.send(b"tty; stty size; echo $((6 * 7)); sleep 100\n")
+        seen = terminal.expect(b"42\r\n")
+        time.sleep(0.5)  # for sleep to be in the foreground
+        terminal.send(b"\x03")
+        terminal.send(b"echo after=$?; exit 5\n")
+        return seen, *terminal.finish()
+
+    words = ["srun", "--pty", f"--container={image}", SHELL]
+    seen, status, rest = at_a_terminal(slurm, words, talk, env={"SLURM_OCI_RUNTIME": runtime})
     assert b"/dev/" in seen
     assert b"24 80" in seen
-    time.sleep(0.5)  # for sleep to be in the foreground
-    terminal.send(b"\x03")
-    terminal.send(b"echo after=$?; exit 5\n")
-    status, rest = terminal.finish()
     assert status == 5
     assert b"after=130" in rest
 

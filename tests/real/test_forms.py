@@ -2,6 +2,7 @@
 
 import pytest
 from images import IMAGES
+from running import at_a_terminal
 
 IMAGE = IMAGES["rootfs"]
 INSIDE = b"ID=busybox\n"
@@ -38,9 +39,12 @@ def test_srun_with_a_container_in_an_allocation(slurm):
 
 def test_an_allocation_with_a_container_starts_its_shell_inside(slurm, with_bash):
     """salloc --container IMAGE, with LaunchParameters=use_interactive_step"""
-    terminal = slurm.root.terminal(["salloc", f"--container={with_bash}"])
-    terminal.send(b"head -n1 /etc/os-release; echo step=$SLURM_STEP_ID; exit\n")
-    status, seen = terminal.finish()
+
+    def talk(terminal):
+        terminal.send(b"head -n1 /etc/os-release; echo step=$SLURM_STEP_ID; exit\n")
+        return terminal.finish()
+
+    status, seen = at_a_terminal(slurm, ["salloc", f"--container={with_bash}"], talk)
     assert status == 0
     assert b"\nID=busybox\r\n" in seen
 

@@ -6,6 +6,7 @@ It stands apart from the runtimes in test_container.py: it takes no directory of
 import pytest
 from conftest import CHATTER
 from images import IMAGES
+from running import at_a_terminal, until
 
 ROOTFS = "/home/alice/rootfs"
 SHELL = "/bin/sh"
@@ -251,17 +252,19 @@ def test_the_node_s_shared_memory_is_there(podman, slurm):
 
 def test_a_terminal_works(podman, slurm):
     """`srun --pty`: a size, ^C for the foreground command, the shell's own status."""
+
+    def talk(terminal):
+        terminal.send(b"tty; stty size; echo $((6 * 7)); sleep 100\n")
+        seen = terminal.expect(b"42\r\n")
+        until(lambda: slurm("pgrep", "-xf", "sleep 100")[0] == 0)  # it is in the foreground
+        terminal.send(b"\x03")
+        terminal.send(b"echo after=$?; exit 5\n")
+        return seen, *terminal.finish()
+
     command = ["srun", "--pty", f"--container={ROOTFS}", SHELL]
-    terminal = slurm.root.terminal(command, env={"SLURM_OCI_RUNTIME": "podman"})
-    terminal.send(b"tty; stty size; echo $((6 * 7)); sleep 100\n")
-    seen = terminal.expect(b"42\r\n")
+    seen, status, rest = at_a_terminal(slurm, command, talk, env={"SLURM_OCI_RUNTIME": "podman"})
     assert b"/dev/" in seen
     assert b"24 80" in seen
-    while slurm("pgrep", "-xf", "sleep 100")[0]:  # not yet in the foreground
-        pass
-    terminal.send(b"\x03")
-    terminal.send(b"echo after=$?; exit 5\n")
-    status, rest = terminal.finish()
     assert status == 5
     assert b"after=130" in rest
 
