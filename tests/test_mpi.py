@@ -5,7 +5,7 @@ import os
 import pytest
 from conftest import container, job, request
 
-from slurm_oci import mpi
+from slurm_oci import conf, mpi
 from slurm_oci.container import build
 from slurm_oci.problems import MpiRefused
 from slurm_oci.values import Image, Mount, Settings
@@ -72,6 +72,35 @@ def test_what_the_site_offers_to_all_is_no_wish(slurm_conf, spool, line):
     assert mpi.is_wish(TASK, {**env, "SLURM_MPI_TYPE": "pmi2", **PMI2})
 
 
+TEXTS = [
+    "MpiDefault=pmix",
+    "mpidefault = pmix # all",
+    'MpiDefault="pmix"',
+    "MpiDefault=none\nMpiDefault=pmix",
+    "#MpiDefault=none",
+    "NotMpiDefault=pmix\nMpiDefault_=x",
+    "MpiDefault=none\nInclude inner.conf\n",
+    "Include inner.conf\nMpiDefault=none",
+    "include\tSUB/inner.conf \n",
+    " Include inner.conf\n",
+    "#Include inner.conf\n",
+    "Include nowhere.conf\n",
+    "Include \n",
+    "Include slurm.conf\nMpiDefault=pmix",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_site_s_default_is_what_its_configuration_says(slurm_conf, text):
+    """Also in a file that slurm.conf includes: as the reader of Slurm's files finds it, which reads all."""
+    sub = slurm_conf.parent / "sub"
+    sub.mkdir()
+    slurm_conf.with_name("inner.conf").write_text("Include sub/inner.conf\nMpiDefault=pmi2\n")
+    (sub / "inner.conf").write_text("NodeName=a\nMpiDefault=pmix\n")
+    slurm_conf.write_text(text.replace("SUB", str(sub)))
+    assert mpi.default() == conf.read(str(slurm_conf)).value("MpiDefault", "none")
+
+
 def test_without_a_slurm_conf_what_is_offered_was_asked_for(slurm_conf):
     """Slurm has asked for nothing in its name."""
     slurm_conf.unlink()
@@ -82,17 +111,24 @@ def test_pmix_knows_its_clients_by_who_they_are(slurm_conf):
     """A bundle's command may be root in its container: then PMIx would never answer."""
     uid, gid = TASK.uid, os.getegid()
     image = Image("/bundle", "oci-bundle")
-    box = container(image=image, job=job({**PMIX, "SLURM_PROCID": "0"}))
-    assert mpi.require_user(box, uid, gid) == ()
-    assert mpi.require_user(container(job=job(PMI2)), 5, 5) == ()
+    env = {**PMIX, "SLURM_PROCID": "0", "PMIX_SERVER_URI41": "tcp4://…", "PMIX_RANK": "0", "PMIX_MCA_x": "1"}
+    box = container(image=image, job=job(env), env=env)
+    assert mpi.for_user(box, uid, gid) == (box, ())
+    other = container(job=job(PMI2))
+    assert mpi.for_user(other, 5, 5) == (other, ())
     with pytest.raises(
         MpiRefused, match=f"as user {uid}:{gid}, and process.user of `/bundle` makes them 5:6"
     ):
-        mpi.require_user(box, 5, 6)
+        mpi.for_user(box, 5, 6)
     slurm_conf.write_text("MpiDefault=pmix")
-    (note,) = mpi.require_user(box, 5, 6)
-    assert "would leave an MPI program waiting" in note
-    assert mpi.require_user(container(image=image, job=job({**PMIX, "SLURM_PROCID": "1"})), 5, 6) == ()
+    found, (note,) = mpi.for_user(box, 5, 6)
+    assert note.endswith("an MPI program ends with an error in MPI_Init, all others run")
+    left = {name for name in found.env if name.startswith("PMIX")}
+    assert left == {"PMIX_NAMESPACE", "PMIX_MCA_x"}  # it fails by the first, and does not wait
+    assert mpi.for_user(container(image=image, job=job({**PMIX, "SLURM_PROCID": "1"})), 5, 6)[1] == ()
+    alone = {**env, "SLURM_STEP_NUM_TASKS": "1"}
+    found, notes = mpi.for_user(container(image=image, job=job(alone), env=alone), 5, 6)
+    assert (notes, {name for name in found.env if name.startswith("PMIX")}) == ((), {"PMIX_MCA_x"})
 
 
 def test_all_descriptors_up_to_pmi2_s_are_kept(descriptor):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 WITHOUT = "if the command uses no MPI, take nothing of it: srun --mpi=none"
+DEEPEST = 20  # of files that include files, as in `slurm_oci.conf`
 OFFERS = {"PMI_JOBID": "PMI2", "PMIX_NAMESPACE": "PMIx"}
 
 
@@ -41,16 +42,30 @@ def is_wish(request: Request, env: "Mapping[str, str]") -> bool:
 
 
 def default() -> str:
-    """MpiDefault in slurm.conf(5), which Slurm names in our own environment."""
-    found = "none"
+    """MpiDefault in slurm.conf(5), which Slurm names in our own environment, or in what it includes."""
+    return default_in(os.environ.get("SLURM_CONF", "/etc/slurm/slurm.conf")) or "none"
+
+
+def default_in(path: str, depth: int = 0) -> str:
+    """The last MpiDefault that Slurm sees in this file; empty where there is none, or no such file.
+
+    The rules are those of `slurm_oci.conf`, which reads all of a file and needs more for it.
+    """
+    found = ""
     try:
-        with open(os.environ.get("SLURM_CONF", "/etc/slurm/slurm.conf"), "rb", 0) as file:
-            for line in file.read().splitlines():
-                name, _, value = line.partition(b"#")[0].partition(b"=")
-                if name.strip().lower() == b"mpidefault":
-                    found = os.fsdecode(value.strip())
+        with open(path, "rb", 0) as file:
+            lines = file.read().splitlines()
     except OSError:
-        pass
+        return found
+    for line in lines:
+        start = line[:7].lower()
+        if start == b"include" and line[7:8].isspace() and depth < DEEPEST:
+            named = os.fsdecode(line[7:].split(None, 1)[0]) if line[7:].strip() else ""
+            found = default_in(os.path.join(os.path.dirname(path), named), depth + 1) or found
+        elif b"=" in line and b"mpidefault" in line.lower():
+            name, _, value = line.partition(b"#")[0].partition(b"=")
+            if name.strip().lower() == b"mpidefault":
+                found = os.fsdecode(value.strip().strip(b'"'))
     return found
 
 
@@ -95,17 +110,21 @@ def server_mount(request: Request, env: "Mapping[str, str]") -> "Mount | None":
     return None
 
 
-def require_user(container: Container, uid: int, gid: int) -> tuple[str, ...]:
-    """For runtimes whose command is not the user himself but `uid` and `gid`, as it sees it: a note
-    where PMIx is offered, whose clients tell who they are, and wait for ever if the server knows
-    another. Raises MpiRefused where PMIx was asked for."""
+def for_user(container: Container, uid: int, gid: int) -> tuple[Container, tuple[str, ...]]:
+    """For runtimes whose command is not the user himself but `uid` and `gid`, as it sees it: the container
+    without PMIx, and a note. Its clients tell the server who they are, and wait for ever where it knows
+    them as another. Raises MpiRefused where PMIx was asked for.
+
+    The name of the step stays, alone: by that an MPI library sees that it is one of several and fails at
+    once, where it would take itself for the only rank.
+    """
     request, env = container.request, container.job.env
     himself = (request.uid, os.getegid())
     if offered(request, env) != "PMIx" or (uid, gid) == himself:
-        return ()
+        return container, ()
     what = (
-        f"PMIx would leave an MPI program waiting: it knows the ranks as user {himself[0]}:{himself[1]},"
-        f" and process.user of `{container.image.name}` makes them {uid}:{gid}"
+        f"PMIx cannot be had: it knows the ranks as user {himself[0]}:{himself[1]}, and process.user of"
+        f" `{container.image.name}` makes them {uid}:{gid}"
     )
     if is_wish(request, env):
         raise problems.MpiRefused(
@@ -114,7 +133,16 @@ def require_user(container: Container, uid: int, gid: int) -> tuple[str, ...]:
             f"or write {himself[0]} and {himself[1]} into process.user of its config.json, and take crun",
             WITHOUT,
         )
-    return first_rank(env, f"{what}: with srun --mpi=pmix this is refused")
+    is_one_of_several = ranks(env) > 1
+    kept = {
+        name: value
+        for name, value in container.env.items()
+        if not name.startswith("PMIX_")
+        or name.startswith("PMIX_MCA_")
+        or (name == "PMIX_NAMESPACE" and is_one_of_several)
+    }
+    note = f"{what}; an MPI program ends with an error in MPI_Init, all others run"
+    return container.replace(env=kept), first_rank(env, note) if is_one_of_several else ()
 
 
 def notes(request: Request, job: Job, settings: Settings) -> tuple[str, ...]:

@@ -63,7 +63,8 @@ def plan_for(
     if "PMIX_NAMESPACE" in container.job.env:
         from slurm_oci import mpi  # only tasks that are offered it pay for it
 
-        notes += mpi.require_user(container, ids["uid"], ids["gid"])
+        container, about_mpi = mpi.for_user(container, ids["uid"], ids["gid"])
+        notes += about_mpi
     config = config_for(container, ids, root, workdir, size, (*binds, *mounts))
     executable = container.executables[name]
     kept = ("--preserve-fds", str(container.descriptors)) if container.descriptors else ()

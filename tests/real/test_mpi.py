@@ -143,13 +143,15 @@ def test_a_bundle_whose_command_is_root_gets_no_pmix(pmix, runtime):
 
 @pytest.fixture
 def offered_to_all(slurm):
-    """A site with MpiDefault=pmix, or pmi2 where there is no PMIx."""
-    path = "/etc/slurm/slurm.conf"
+    """A site with MpiDefault=pmix, or pmi2 where there is no PMIx, in a file that slurm.conf includes."""
+    path, inner = "/etc/slurm/slurm.conf", "/etc/slurm/mpi.conf"
     before = slurm.root.path(path).read_text()
     default = "pmix" if slurm.root.suite == "trixie" else "pmi2"
-    slurm.root.write(path, f"{before}MpiDefault={default}\n")
+    slurm.root.write(inner, f"MpiDefault={default}\n")
+    slurm.root.write(path, f"{before}Include mpi.conf\n")
     yield
     slurm.root.write(path, before)
+    slurm.root.path(inner).unlink()
 
 
 @pytest.mark.parametrize("runtime", ["unshare", "crun", "runc", "charliecloud"])
@@ -162,6 +164,19 @@ def test_a_command_that_has_nothing_to_do_with_mpi_runs_where_mpi_is_offered_to_
     assert (status, len(out.splitlines())) == (0, 8)
     warned = slurm.root.suite == "trixie" and runtime in ("crun", "runc")  # once, by the first rank
     assert err.count(b"warning") == warned
+
+
+@pytest.mark.parametrize("asked", [[], ["--mpi=pmix"]], ids=["MpiDefault", "and asked for"])
+def test_an_mpi_program_that_cannot_have_pmix_ends_at_once(pmix, offered_to_all, asked):
+    """In runc a user is root, whom PMIx does not know: a program of several ranks fails in MPI_Init, where
+    it would wait for ever. A single one needs nobody."""
+    ring = ("timeout", "60", "srun", *asked, f"--container={MPI['oci-bundle']}")
+    runc = {"SLURM_OCI_RUNTIME": "runc"}
+    status, out, err = pmix(*ring, "-N2", "-n4", "./ring", env=runc)
+    assert (status not in (0, 124), out.count(b"rank")) == (True, 0)
+    assert err.count(b"slurm-oci: warning: PMIx cannot be had: it knows the ranks as user 1001:1001") == 1
+    assert b"MPI_Init" in err
+    assert pmix(*ring, "-n1", "./ring", env=runc) == (0, b"rank 0 of 1 on node1, 0 wrong\n", b"")
 
 
 def test_the_job_s_own_environment_profile_counts(pmix):
