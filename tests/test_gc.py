@@ -126,6 +126,7 @@ def test_what_dead_tasks_left_is_removed_and_nothing_else(node):
 def meeting(monkeypatch, place):
     """Makes a file by which tasks with share=node met, some seconds ago."""
     monkeypatch.setattr(gc, "SHM", str(place))
+    monkeypatch.setattr(gc, "sees_slurm", lambda: False)
 
     def make(entry: str, seconds: float = 1000) -> Path:
         path = place / entry
@@ -162,6 +163,30 @@ def test_what_tasks_met_by_goes_when_their_step_is_over(meeting, monkeypatch, pl
     assert [left.removed for left in gc.own(wanted)] == [True]
     assert [path.exists() for path in (*removed, *kept)] == [False] * 3 + [True] * 5
     assert os.path.lexists(place / "sharens_instance_0")
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_it_goes_at_once_where_it_is_certain_that_the_step_is_over(meeting, monkeypatch, seen):
+    """Where Slurm's own processes are seen, so that one that is not there is gone; else only after the
+    time for which tasks wait for each other."""
+    monkeypatch.setattr(gc, "sees_slurm", lambda: seen)
+    gone, here = dead().partition("-")[0], os.getpid()
+    left = meeting(f"ch-run_shm-slurm-oci.42.3.{gone}", seconds=1)
+    living = meeting(f"ch-run_shm-slurm-oci.42.3.{here}", seconds=1)
+    assert gc.meetings(OWN_UID) == ([(str(left), 42, 3)] if seen else [])
+    assert living.exists()
+
+
+def test_slurm_is_seen_by_its_daemon(tmp_path, monkeypatch):
+    """A process of that name, among those that are no process or are gone already."""
+    monkeypatch.setattr(gc, "PROC", str(tmp_path))
+    for name, comm in {"1": "init", "7": "slurmstepd", "self": "slurmd"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "comm").write_text(comm + "\n")
+    (tmp_path / "8").mkdir()
+    assert not gc.sees_slurm()
+    (tmp_path / "7/comm").write_text("slurmd\n")
+    assert gc.sees_slurm()
 
 
 def test_root_asks_each_owner_of_what_tasks_met_by(meeting, place):

@@ -27,8 +27,9 @@ NOBODY = 65534  # the group of a uid without passwd entry
 # By what the tasks of a step with share=node meet: ch-run's files, whose tag charliecloud.py has made
 # (job, step and the parent's process), and apptainer's, which is named after the parent alone.
 SHM = "/dev/shm"
+PROC = "/proc"
 MEETING = re.compile(r"(?:sem\.)?ch-run_(?:sem|shm)-slurm-oci\.(\d+)\.(\d+)\.(\d+)|sharens_instance_(\d+)")
-MEETING_SECONDS = 120.0  # nobody waits in one for longer
+MEETING_SECONDS = 120.0  # nobody waits in one for longer; for where it cannot be seen who lives
 
 
 @attrs.frozen
@@ -104,14 +105,24 @@ def meetings(uid: int) -> list[tuple[str, int, int]]:
     """What steps with share=node have left in shared memory because a task of theirs was killed or
     missing: path, job and step (0 where the name does not say), of steps that are over."""
     found = []
+    is_certain = sees_slurm()
     for entry in sorted(listed(SHM)):
         match, path = MEETING.fullmatch(entry), os.path.join(SHM, entry)
         if match is None or owner(path) != uid or state.start_time(int(match[3] or match[4])):
             continue
-        # It may be alive in another pid namespace.
-        if time.time() - os.lstat(path).st_mtime > MEETING_SECONDS:
+        if is_certain or time.time() - os.lstat(path).st_mtime > MEETING_SECONDS:
             found.append((path, int(match[1] or 0), int(match[2] or 0)))
     return found
+
+
+def sees_slurm() -> bool:
+    """Whether the node's slurmd is among the processes that are seen from here: then so is every
+    slurmstepd that lives. In a pid namespace of a job's own neither is, nor where /proc hides them."""
+    for number in filter(str.isdecimal, listed(PROC)):
+        with contextlib.suppress(OSError), open(f"{PROC}/{number}/comm", "rb", 0) as file:
+            if file.read() == b"slurmd\n":
+                return True
+    return False
 
 
 def owner(path: str) -> int:

@@ -109,3 +109,29 @@ def test_without_a_common_parent_it_is_refused(slurm, way):
     )
     assert (status, out) == (125, b"")
     assert b"find each other by slurmstepd, which has started them, and this one's parent is `" in err
+
+
+EARLY = """#!/bin/sh
+[ "$8" = 0 ] || exit 9
+exec /opt/slurm-oci/slurm-oci-run-default "$@"
+"""
+
+
+@pytest.mark.parametrize("by", ["gc", "epilog"])
+def test_what_tasks_would_have_met_by_goes_after_the_step(slurm, way, by):
+    """Where one of them never came. Neither waits until it is old."""
+    runtime, image = way
+    slurm.root.write("/home/alice/.slurm-oci-run", EARLY, user="alice", mode=0o700)
+    wish = {"SLURM_OCI_RUNTIME": runtime, "SLURM_OCI_SHARE": "node"}
+    slurm("timeout", "20", "srun", "-n2", f"--container={image}", "/bin/true", env=wish)
+    slurm.root.cancel_jobs()
+    shared = slurm.root.path("/dev/shm")
+    left = sorted(path.name for path in shared.iterdir())
+    assert len(left) == (2 if runtime == "charliecloud" else 0), left
+    if by == "gc":
+        status, out, _ = slurm("/opt/slurm-oci/bin/slurm-oci-plugins", "gc")
+        assert (status, out.count(b"removed /dev/shm/")) == (0, len(left))
+    else:
+        ids = {"SLURM_JOB_UID": "1001", "SLURM_JOB_GID": "1001", "SLURMD_NODENAME": "node1"}
+        assert slurm("/opt/slurm-oci/epilog", user="root", env=ids)[0] == 0
+    assert list(shared.iterdir()) == []
