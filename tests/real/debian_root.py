@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 SUITES = ("trixie", "sid")
@@ -30,7 +30,7 @@ NEEDED = [
     *("bash", "ca-certificates", "dash", "iproute2", "passwd", "procps", "uidmap", "util-linux"),
     *("busybox-static", "python3", "python3-venv"),
 ]
-# Any of these may be missing from a suite (trixie has no apptainer), or from sid on a bad day.
+# Any of these may be missing from a suite, or from sid on a bad day.
 WANTED = [
     *("crun", "runc", "podman", "catatonit", "charliecloud", "apptainer", "umoci", "skopeo"),
     *("docker-registry", "mmdebstrap", "slirp4netns", "passt"),
@@ -40,6 +40,9 @@ WANTED = [
 ]
 # MPI programs: only where Debian's Slurm has a PMIx plugin, which sid's has not.
 EXTRA = {"trixie": ["openmpi-bin", "libopenmpi-dev", "gcc", "libc6-dev"], "sid": []}
+
+# What a suite lacks and another one has, for whose package it has all that it needs.
+BORROWED = {"trixie": {"apptainer": "sid"}, "sid": {}}
 
 USERS = {"alice": 1001, "bob": 1002}
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -60,7 +63,8 @@ def location(suite: str) -> Path:
     """Where the root of this suite and these package lists lies, or will lie."""
     if suite not in SUITES:
         raise RootUnavailable(f"no suite `{suite}`; there are {', '.join(SUITES)}")
-    recipe = json.dumps([RECIPE, suite, NEEDED, WANTED, EXTRA[suite], USERS])
+    borrowed = [BORROWED[suite]] if BORROWED[suite] else []
+    recipe = json.dumps([RECIPE, suite, NEEDED, WANTED, EXTRA[suite], USERS, *borrowed])
     return cache_directory() / f"{suite}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
 
 
@@ -99,21 +103,30 @@ def ensure(suite: str, *, force: bool = False) -> Path:
 def build(suite: str, place: Path) -> None:
     """Make the root of `suite` in the new directory `place`."""
     started = time.monotonic()
-    source = f"deb [signed-by={KEYRING}] {mirror()} {suite} main"
-    packages, left_out = choose_packages(suite, source)
+    place.mkdir()
+    files, not_borrowed = borrow(suite, place)
+    packages, left_out = choose_packages(suite, source_of(suite), files)
+    left_out |= not_borrowed
+    files = {name: file for name, file in files.items() if name in packages}
     for name, reason in left_out.items():
         say(f"!!! {suite}: LEFT OUT {name}: {reason}")
     say(f"building Debian {suite} with {len(packages)} packages and what they need (a minute or two)")
-    place.mkdir()
     log = place / "mmdebstrap.log"
     command = ["mmdebstrap", "--mode=root", "--variant=apt", "--format=directory"]
     command += [f"--aptopt={line}" for line in apt_options()]
     command += [f"--dpkgopt={line}" for line in DPKG_OPTIONS]
-    command += [f"--include={','.join(packages)}", suite, str(place / "root"), source]
+    command += [f"--include={','.join(name for name in packages if name not in files)}"]
+    for file in files.values():
+        inside = f"/tmp/{file.name}"
+        command += [f"--customize-hook=copy-in {shlex.quote(str(file))} /tmp"]
+        command += [f'--customize-hook=chroot "$1" apt-get -q -y install {inside} && rm "$1{inside}"']
+    command += [suite, str(place / "root"), source_of(suite)]
     with log.open("wb") as output:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     if done.returncode:
         raise RootUnavailable(f"mmdebstrap failed for {suite}: {tail(log.read_text(errors='replace'))}")
+    for file in files.values():
+        file.unlink()
     root = place / "root"
     add_users(root)
     version = subprocess.run(["chroot", root, "slurmd", "-V"], capture_output=True, text=True, check=True)
@@ -129,27 +142,56 @@ def build(suite: str, place: Path) -> None:
     say(f"built Debian {suite} with Slurm {about['slurm']} in {about['seconds']:.0f} s")
 
 
-def choose_packages(suite: str, source: str) -> tuple[list[str], dict[str, str]]:
-    """What of the lists can be installed together today, and what is left out for which reason."""
+def borrow(suite: str, directory: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    """The packages of other suites as files in `directory`, by name, and why one cannot be had."""
+    files, left_out = {}, {}
+    for name, other in BORROWED[suite].items():
+        with private(source_of(other)) as apt:
+            done = apt("apt-get", "update")
+            if not done.returncode:
+                done = apt("apt-get", "download", name, cwd=directory)
+            found = list(directory.glob(f"{name}_*.deb"))
+            if done.returncode or not found:
+                left_out[name] = f"not in this suite, and cannot be had from {other}: {tail(done.stderr, 2)}"
+            else:
+                files[name] = found[0]
+    return files, left_out
+
+
+def source_of(suite: str) -> str:
+    return f"deb [signed-by={KEYRING}] {mirror()} {suite} main"
+
+
+@contextlib.contextmanager
+def private(source: str) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """What starts apt's programs with the packages of `source` alone."""
     with tempfile.TemporaryDirectory(prefix="slurm-oci-apt-") as directory:
         environment = {**os.environ, "APT_CONFIG": str(private_apt(Path(directory), source))}
 
-        def apt(*words: str) -> subprocess.CompletedProcess[str]:
-            return subprocess.run(words, capture_output=True, text=True, env=environment)
+        def apt(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(words, capture_output=True, text=True, env=environment, cwd=cwd)
 
+        yield apt
+
+
+def choose_packages(suite: str, source: str, files: dict[str, Path]) -> tuple[list[str], dict[str, str]]:
+    """What of the lists and `files` can be installed together today, and what is left out for which
+    reason."""
+    with private(source) as apt:
         done = apt("apt-get", "update")
         if done.returncode:
             raise RootUnavailable(
                 f"no package lists of Debian {suite}: {tail(done.stderr, 2)}; "
                 f"is the network there? {MIRROR_VARIABLE} can name another archive"
             )
-        existing = set(apt("apt-cache", "pkgnames").stdout.split())
+        existing = {*apt("apt-cache", "pkgnames").stdout.split(), *files}
         missing = [name for name in NEEDED if name not in existing]
         if missing:
             raise RootUnavailable(f"Debian {suite} has no {', '.join(missing)}")
 
         def refusal(packages: list[str]) -> str:
-            done = apt("apt-get", "--simulate", "install", *packages)
+            words = [str(files.get(name, name)) for name in packages]
+            done = apt("apt-get", "--simulate", "install", *words)
             return tail(done.stderr or done.stdout) if done.returncode else ""
 
         optional = WANTED + EXTRA[suite]

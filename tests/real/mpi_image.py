@@ -1,7 +1,7 @@
 """An image with OpenMPI, made once by docs/mpi/make-image and then kept beside the roots.
 
 It is a layer for a root: `images/mpi` is an OCI bundle, its `rootfs` a root file system, and
-`images/mpi.sqsh` the same as a file. All of it belongs to alice, as podman wants it.
+`images/mpi.sqsh` and, where the root has apptainer, `images/mpi.sif` the same as a file. All of it belongs to alice, as podman wants it.
 """
 
 import hashlib
@@ -46,12 +46,21 @@ def make(suite: str, root: Path, place: Path) -> None:
         env={**os.environ, "SUITE": suite, "MIRROR": source},
     )  # fmt: skip
     run("chown", "-R", "1001:1001", bundle)
-    # By the root's own mksquashfs, since this machine may have none; what is mounted there nobody sees.
-    script = (
-        'mount --bind "$1" "$2/mnt" && exec chroot "$2" mksquashfs /mnt/mpi/rootfs /mnt/mpi.sqsh "${@:3}"'
-    )
+    # By the root's own programs, since this machine may have none; what is mounted there nobody sees.
     options = ["-all-root", "-quiet", "-no-progress", *NOT_PACKED]
-    run("unshare", "--mount", "bash", "-c", script, "bash", place / "images", root, *options)
+    run_in(root, place, "mksquashfs", "/mnt/mpi/rootfs", "/mnt/mpi.sqsh", *options)
+    if (root / "usr/bin/apptainer").exists():
+        packed = f"--mksquashfs-args={' '.join(NOT_PACKED)}"
+        run_in(root, place, "apptainer", "-s", "build", packed, "/mnt/mpi.sif", "/mnt/mpi/rootfs")
+
+
+def run_in(root: Path, place: Path, *words: str) -> None:
+    """Runs a program of the root's, which sees the images of `place` in /mnt."""
+    script = """
+        mount --bind "$1/images" "$2/mnt" && mount --bind /dev "$2/dev" && mount -t proc proc "$2/proc" &&
+        mount -t tmpfs tmpfs "$2/tmp" && mount -t tmpfs tmpfs "$2/root" && exec chroot "$2" "${@:3}"
+    """
+    run("unshare", "--mount", "bash", "-c", script, "bash", place, root, *words)
 
 
 def run(*words: "str | os.PathLike[str]", env: "dict[str, str] | None" = None) -> None:

@@ -23,7 +23,12 @@ SIZES = {"2 on 1": (1, 2), "4 on 1": (1, 4), "2 on 2": (2, 1), "4 on 2": (2, 2)}
 RANK = re.compile(r"rank (\d+) of (\d+) on (\w+), (0 wrong|beside node[12])")
 
 # By suite: the image of every kind, the shell in it that knows descriptors such as PMI2's, and the ways.
-MPI = {"rootfs": "/images/mpi/rootfs", "oci-bundle": "/images/mpi", "squashfs": "/images/mpi.sqsh"}
+MPI = {
+    "rootfs": "/images/mpi/rootfs",
+    "oci-bundle": "/images/mpi",
+    "squashfs": "/images/mpi.sqsh",
+    "sif": "/images/mpi.sif",
+}
 WAYS = {
     "trixie": (MPI, "/bin/bash"),
     "sid": (IMAGES, "/bin/sh"),
@@ -109,6 +114,21 @@ def test_every_rank_knows_its_number(slurm, runtime, kind):
             ended = step(slurm, image, size, way, *command, SLURM_OCI_RUNTIME=runtime)
             found[f"{way}, {size}"] = verdict(size, *ended)
     compare(suite, slurm, f"{runtime}, {kind}", found)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "kind"),
+    [("apptainer", "rootfs"), ("apptainer", "sif"), ("charliecloud", "rootfs"), ("charliecloud", "squashfs")],
+)
+def test_ranks_that_share_their_node_s_container_know_their_numbers(slurm, runtime, kind):
+    """SLURM_OCI_SHARE=node, on two nodes, by what this Slurm has."""
+    suite = slurm.root.suite
+    if not slurm.root.has("ch-run" if runtime == "charliecloud" else runtime):
+        pytest.skip(f"{suite} has no package of {runtime}")
+    way, command = ("pmix", ("./ring",)) if suite == "trixie" else ("pmi2", (WAYS[suite][1], "pmi2.sh"))
+    settings = {"SLURM_OCI_RUNTIME": runtime, "SLURM_OCI_SHARE": "node"}
+    ended = step(slurm, image_for(slurm, runtime, kind), "4 on 2", way, *command, **settings)
+    assert verdict("4 on 2", *ended) == "works"
 
 
 def compare(suite, slurm, row, found):
