@@ -152,7 +152,7 @@ def test_each_failure_has_its_status_and_its_cure(slurm, tool, image, place, job
     ("words", "code"),
     [
         ([], "request-malformed"),
-        (["/image"], "request-malformed"),
+        (["/image"], "request-shifted"),
         (["/my", "image", "/spool", "alice", "1", "node1", "42", "0", "0", "true"], "request-shifted"),
         (["/image", "/spool", "alice", "0123", "node1", "42", "0", "0", "true"], "request-shifted"),
     ],

@@ -86,11 +86,28 @@ def test_somebody_else_s_uid_means_that_the_words_are_shifted():
         request.read([*FIRST[:3], str(OWN_UID + 1), *FIRST[4:]], {})
 
 
-@pytest.mark.parametrize("count", range(8))
-def test_too_few_words_are_counted(count):
-    """The error says how many words there were, and how Slurm is to call the program."""
-    with pytest.raises(RequestMalformed, match=f"got {count}$"):
-        request.read(FIRST[:count], {})
+def test_no_words_at_all_are_no_call_of_slurms():
+    """The error says how Slurm is to call the program."""
+    with pytest.raises(RequestMalformed, match=r"and a command, got 0$"):
+        request.read([], {})
+
+
+@pytest.mark.parametrize("count", range(1, 8))
+def test_a_line_that_ended_in_the_image_s_path_is_named_as_such(count):
+    """A sign of the shell in the path cuts off what comes behind it; what came is shown."""
+    words = ["/tmp/a", "b", *FIRST[1:]][:count]
+    shown = " ".join(f"`{word}`" for word in words)
+    with pytest.raises(RequestShifted) as caught:
+        request.read(words, {})
+    assert caught.value.lines() == [
+        f"slurm-oci: error: only {count} word{'s' * (count > 1)} of oci.conf's line came: {shown};"
+        " expected 8 words (BUNDLE SPOOL USER UID NODE JOB STEP TASK) and a command [request-shifted]",
+        "  a `;`, `&`, `|`, `#` or line break in the image's path ended the line there, where oci.conf has"
+        " %b without quotes, as in the Containers Guide",
+        "  the site: install the oci.conf that `slurm-oci-plugins oci-conf` prints; you: use a path"
+        " without them",
+        "  to try a container without Slurm: slurm-oci-plugins run BUNDLE -- COMMAND",
+    ]
 
 
 def test_the_line_gives_the_command_where_the_bundle_is_a_dash():

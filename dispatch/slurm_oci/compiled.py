@@ -25,8 +25,8 @@ CORE = (
     *("execute", "hook", "image", "request", "settings", "choose", "main"),
 )
 OTHERS = (
-    *("advice", "archive", "bundle", "cache", "cdi", "claims", "client", "cover", "defined", "definition"),
-    *("image_problems", "images", "importers", "importing", "line", "log", "mpi", "pattern"),
+    *("advice", "archive", "breakage", "bundle", "cache", "cdi", "claims", "client", "cover", "defined"),
+    *("definition", "image_problems", "images", "importers", "importing", "line", "log", "mpi", "pattern"),
     *("plainjson", "policy", "positions", "state", "supervise", "trust"),
 )
 

@@ -14,7 +14,7 @@ import attrs
 
 from slurm_oci import accepted
 from slurm_oci.conf import BLANK, Conf, Entry, read
-from slurm_oci.pattern import LETTERS, QUOTES_RIGHT, Version, letters
+from slurm_oci.pattern import LETTERS, QUOTES_RIGHT, Version, letters, quotes_rightly, writes
 from slurm_oci.problems import SiteInvalid
 
 CODES = {  # code -> (severity, what it means)
@@ -184,11 +184,12 @@ def commands(conf: Conf, path: str, version: Version) -> Iterator[Finding]:
                 f"{shown(bare)} without quotes: a blank in the path moves every later word, `;` acts",
                 f"put single quotes around it, as in '%{bare[0]}'",
             )
-        if "@" in reaching and version < QUOTES_RIGHT:
+        if "@" in reaching and not quotes_rightly(version):
             yield by(
                 entry,
                 "argument-quotes",
-                f"Slurm {version} writes a single quote in `%@` wrongly: the task fails or gets others",
+                f"Slurm {version} {writes(version)} a single quote in `%@` wrongly: the task fails or gets"
+                " others",
                 f"Slurm {QUOTES_RIGHT} is right; before, only the line of `slurm-oci-plugins oci-conf` is",
             )
     for _, entry in lines_of(conf, "RunTimeCreate"):

@@ -130,9 +130,20 @@ def ready(decided: "Callable[[], Decision]", trace: "list[Step]", site: "Mapping
 def resolve_bundle(asked: Request, told: Job, environ: "Mapping[str, str]") -> Request:
     """`asked` with the bundle from the job's environment, where oci.conf passes `-` for it.
 
-    Slurm sets SLURM_CONTAINER in that file to what --container says, for every kind of step.
+    Slurm sets SLURM_CONTAINER in that file to what --container says, for every kind of step. Any other
+    line leaves the image's path, and before 26.05.5 quotes, to the shell: what can be seen to have been
+    changed there is refused; of what a user's hook hands back nothing is known.
     """
     if asked.bundle != request.FROM_LINE or "SLURM_OCI_LINE" not in environ:
+        is_from_slurm = "SLURM_OCI_HOOK" not in environ
+        if is_from_slurm and told.env.get("SLURM_CONTAINER", "") not in asked.bundle:
+            from slurm_oci import breakage
+
+            breakage.refuse_other_image(asked, told)
+        if is_from_slurm and "'" in "".join(asked.command):
+            from slurm_oci import breakage
+
+            breakage.refuse_other_command(asked)
         return asked
     if "SLURM_CONTAINER" not in told.env:
         raise problems.RequestMalformed(

@@ -8,7 +8,7 @@ can be had.
 from collections.abc import Callable
 
 from slurm_oci import ocilines
-from slurm_oci.pattern import QUOTES_RIGHT, RUN_WITHOUT_CONFIG, Version
+from slurm_oci.pattern import QUOTES_SINCE, RUN_WITHOUT_CONFIG, Version, quotes_rightly
 from slurm_oci.problems import SiteInvalid
 from slurm_oci.values import STEP_KINDS
 
@@ -25,7 +25,7 @@ def generate(runtime: str, mode: str, version: Version, prefix: str) -> str:
         )
     if mode not in MODES[runtime]:
         raise SiteInvalid(f"`{runtime}` has no `{mode}` form", f"it has `{'` and `'.join(MODES[runtime])}`")
-    if runtime in ENTRY_WHY and (runtime not in DIRECT or version < QUOTES_RIGHT):
+    if runtime in ENTRY_WHY and (runtime not in DIRECT or not quotes_rightly(version)):
         return ENTRY_ONLY.format(runtime=runtime, prefix=prefix, why=ENTRY_WHY[runtime]) + entry_point(prefix)
     return FORMS[runtime](mode, prefix)
 
@@ -151,8 +151,9 @@ ENTRY_ONLY = """\
 """
 
 OLD_QUOTES = f"""\
-# A line of its own needs %@, which Slurm before {QUOTES_RIGHT} quotes wrongly: an argument with a single
-# quote ends the task or arrives as another. The entry point gets every argument as it was written."""
+# A line of its own needs %@, which Slurm quotes wrongly before {QUOTES_SINCE}: an argument with a
+# single quote ends the task or arrives as another. The entry point gets every argument as it was
+# written."""
 
 ENTRY_WHY = {
     "singularity": OLD_QUOTES,

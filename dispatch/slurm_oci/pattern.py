@@ -5,7 +5,7 @@ and as the text that a given Slurm version hands to `/bin/sh -c`, its faults inc
 nothing is ever split, joined, dropped or read again; in Slurm's text nothing but `%@` is quoted.
 
 Source: oci.conf(5), OCI Pattern; Slurm's behaviour by version from its release tags (23.02.0 to
-26.05.3) and from running 24.11.5 and 26.05.5.
+26.05.3), its development branch of August 2026, and from running 24.11.5 and 26.05.5.
 """
 
 from slurm_oci import problems
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class Version(tuple[int, int, int]):
-    """A Slurm release, `(major, minor, patch)`, which compares as a tuple does."""
+    """A Slurm release, `(major, minor, patch)`, which compares as a tuple does.
+
+    What comes before a series' first release, as `26.11.0-0rc1` does, has the patch -1.
+    """
 
     __slots__ = ()
 
@@ -34,11 +37,14 @@ class Version(tuple[int, int, int]):
             minor, _, patch = rest.partition(".")
             numbers = (major, leading_digits(minor), leading_digits(patch) or "0")
             if dot and all(number.isascii() and number.isdigit() for number in numbers):
-                return cls(int(number) for number in numbers)
+                made = cls(int(number) for number in numbers)
+                is_early = made[2] == 0 and ("rc" in patch or "pre" in patch)
+                return cls((*made[:2], -1)) if is_early else made
         raise ValueError(f"`{text}` is no Slurm version: expected one like `24.11.5`")
 
     def __str__(self) -> str:
-        return "{}.{:02}.{}".format(*self)
+        major, minor, patch = self
+        return f"{major}.{minor:02}." + (f"{patch}" if patch >= 0 else "0-0rc")
 
 
 def leading_digits(text: str) -> str:
@@ -49,7 +55,21 @@ FIRST = Version((22, 5, 0))  # the first release described here; no oci.conf for
 RUN_WITHOUT_CONFIG = Version((23, 2, 0))  # IgnoreFileConfigJson, which the entry point needs
 PLAIN_NUMBERS_IN_SPOOL = Version((23, 2, 2))  # `oci-job00042-00000/task-00000` before
 SPOOL_OF_STEP = Version((25, 5, 0))  # before, %m is the task's directory and ends in a slash
-QUOTES_RIGHT = Version((26, 5, 5))  # 26.05.3 is wrong and 26.05.5 right; 26.05.4 was not seen
+QUOTES_RIGHT = Version((26, 5, 5))  # the first that was seen to be; 26.05.3 is wrong
+QUOTES_UNSEEN = Version((26, 5, 4))  # nobody has looked: taken for wrong
+QUOTES_WRONG_AGAIN = Version((26, 11, -1))  # the development branch of August 2026
+QUOTES_SINCE = "26.05.4 or .5"
+
+
+def quotes_rightly(version: Version) -> bool:
+    """Whether `version` writes single quotes in `%@` so that a shell takes them for what they are."""
+    return version >= QUOTES_RIGHT and version != QUOTES_WRONG_AGAIN
+
+
+def writes(version: Version) -> str:
+    """The verb for what `version` does to a single quote, if it is wrong."""
+    return "may write" if version == QUOTES_UNSEEN else "writes"
+
 
 NO_PID = 4294967295  # what Slurm writes for %p as long as no process is known
 
@@ -257,13 +277,25 @@ def shell_line(text: str, fields: Fields, version: Version) -> str:
 
 
 def quote_command(command: "Iterable[str]", version: Version) -> str:
-    """The command as `version` writes it for `%@`, before 26.05.5 with the quote written twice."""
-    quote = QUOTE if version >= QUOTES_RIGHT else QUOTE_TWICE
+    """The command as `version` writes it for `%@`, some with each quote written twice."""
+    quote = QUOTE if quotes_rightly(version) else QUOTE_TWICE
     return " ".join("'" + word.replace("'", quote) + "'" for word in command)
 
 
 class ShellActs(ValueError):
     """A line holds something that a shell does not simply take as a part of a word."""
+
+
+class NeverEnds(ShellActs):
+    """A line holds a quote without its partner, so that a shell starts nothing of it."""
+
+
+def is_plain(text: str) -> bool:
+    """Whether a shell makes one and the same word of it."""
+    try:
+        return shell_words(f"x {text}") == ("x", text)
+    except ShellActs:
+        return False
 
 
 def shell_words(line: str) -> tuple[str, ...]:
@@ -321,7 +353,7 @@ def shell_piece(line: str, at: int) -> tuple[str, int]:
         return opening, at + 1
     end = line.find(opening, at + 1)
     if end < 0:
-        raise ShellActs(f"a quote without its partner at `{line[at : at + 40]}`")
+        raise NeverEnds(f"a quote without its partner at `{line[at : at + 40]}`")
     piece = line[at + 1 : end]
     if opening == '"' and any(char in piece for char in "$`\\"):
         raise ShellActs(f"an expansion or an escape in double quotes at `{line[at : at + 40]}`")

@@ -40,7 +40,7 @@ KINDS = {
     ("dispatcher", 125): {
         "Internal": "A mistake of this program's own. Its traceback is printed: please report it.",
         "RequestMalformed": "The entry point was called with other words than `%b %m %u %U %n %j %s %t`.",
-        "RequestShifted": "White space or a quote in the image's path moved every later word by one.",
+        "RequestShifted": "The shell read the image's path or the command, and other words came.",
         "LineUndecodable": "The text of Slurm's shell line is in neither of the forms that Slurm writes.",
         "NodeFailed": "The node refused an ordinary call: a disk, a server or a table is full or broken.",
         "StateUnavailable": "No private directory can be made for the task on this node.",

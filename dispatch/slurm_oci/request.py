@@ -2,7 +2,6 @@
 
 import os
 
-from slurm_oci import problems
 from slurm_oci.problems import Problem
 from slurm_oci.values import TYPE_CHECKING, Request
 
@@ -22,12 +21,9 @@ def read(words: "Sequence[str]", environ: "Mapping[str, str]") -> Request:
     Raises RequestMalformed, RequestShifted, LineUndecodable.
     """
     if len(words) < len(FIELDS):
-        raise problems.RequestMalformed(
-            f"expected {len(FIELDS)} words ({' '.join(FIELDS)}) and a command, got {len(words)}",
-            'Slurm starts this program through oci.conf: RunTimeRun="exec /opt/slurm-oci/run'
-            ' %b %m %u %U %n %j %s %t %@"; `slurm-oci-plugins oci-conf` prints a better line',
-            "to try a container without Slurm: slurm-oci-plugins run BUNDLE -- COMMAND",
-        )
+        from slurm_oci import breakage
+
+        raise breakage.few(words)
     bundle, spool, user, uid, node, job, step, task = words[:8]
     command = tuple(words[8:])
     numbers = {"UID": uid, "JOB": job, "STEP": step, "TASK": task}
@@ -50,12 +46,6 @@ def is_number(word: str) -> bool:
 
 
 def shifted(what: str, words: "Sequence[str]") -> Problem:
-    return problems.RequestShifted(
-        f"the words from oci.conf are out of place: {what} (the first words: "
-        + " ".join(f"`{word}`" for word in words[:9])
-        + ")",
-        "white space, a quote or a sign of the shell in the image's path does this where oci.conf"
-        " has %b without quotes, as in the Containers Guide",
-        "the site: install the oci.conf that `slurm-oci-plugins oci-conf` prints;"
-        " you: use a path without them",
-    )
+    from slurm_oci import breakage
+
+    return breakage.shifted(what, words)

@@ -169,6 +169,54 @@ def verdict_of_slurm(command, status, out, error):
     return "does not start: sh finds no end of a quote" if "nterminated quoted" in error else error
 
 
+# What the shell reads under the guide's line, and what is said of it
+
+SHIFTED = "slurm-oci: error: oci.conf passed `{}` for the image, but --container was `{}`: the shell has read"
+ONLY = "slurm-oci: error: only {} of oci.conf's line came: {}; expected 8 words"
+UNTERMINATED = "sh: 1: Syntax error: Unterminated quoted string"
+# --container, the status of the task, and what stands in its standard error.
+PATHS = [
+    ("/tmp/al'p'ine", 125, SHIFTED.format("/tmp/alpine", "/tmp/al'p'ine")),
+    ('/tmp/al"p"ine', 125, SHIFTED.format("/tmp/alpine", '/tmp/al"p"ine')),
+    ("/tmp/alpin*", 125, SHIFTED.format("/tmp/alpine", "/tmp/alpin*")),
+    ("/tmp/al$X", 125, SHIFTED.format("/tmp/al", "/tmp/al$X")),
+    ("/tmp/al$(touch /tmp/x)", 125, SHIFTED.format("/tmp/al", "/tmp/al$(touch /tmp/x)")),
+    ("/tmp/alpine>/tmp/x", 125, SHIFTED.format("/tmp/alpine", "/tmp/alpine>/tmp/x")),
+    ("/tmp/alpine;touch x", 1, ONLY.format("1 word", "`/tmp/alpine`")),
+    ("/tmp/alpine #x", 125, ONLY.format("1 word", "`/tmp/alpine`")),
+    ("/tmp/alpine\nx", 127, ONLY.format("1 word", "`/tmp/alpine`")),
+    ("/tmp/alpine|x", 127, ONLY.format("1 word", "`/tmp/alpine`")),
+    ("/tmp/alpine&x", 127, "sh: 1: x: not found"),  # Slurm kills us then, often before a word is said
+    ("/tmp/al pine;x", 127, ONLY.format("2 words", "`/tmp/al` `pine`")),
+    ("/tmp/al pine", 125, "slurm-oci: error: the words from oci.conf are out of place: UID is `alice`, JOB"),
+    ("/tmp/al'pine", 2, UNTERMINATED),
+    ('/tmp/al"pine', 2, UNTERMINATED),
+    ("/tmp/al(p)ine", 2, 'sh: 1: Syntax error: "(" unexpected'),
+]
+PAIRED = (
+    "slurm-oci: error: word 4 of the command was `'\"'`, and the shell made `''\"` of what Slurm wrote for it"
+)
+WORDS_BEFORE_26_05_5 = [("'\"'", 125, PAIRED), ("it's", 2, UNTERMINATED)]
+
+
+def test_what_the_shell_makes_of_the_guides_line_is_told(slurm):
+    """As docs/arguments.md says; nothing goes on with another image or another word."""
+    slurm.oci_conf("IgnoreFileConfigJson=true", "CreateEnvFile=null", f'RunTimeRun="{GUIDES_LINE}"')
+    for image in ("/tmp/alpine", "/tmp/al", "/tmp/al'p'ine", "/tmp/al$X"):
+        assert slurm("cp", "-a", IMAGES["rootfs"], image, user="root")[0] == 0
+    is_right = version_of(slurm) >= (26, 5, 5)
+    words = [(word, 0, "") for word, *_ in WORDS_BEFORE_26_05_5] if is_right else WORDS_BEFORE_26_05_5
+    tasks = [(path, ["/bin/true"]) for path, *_ in PATHS]
+    tasks += [("/tmp/alpine", ["/bin/sh", "-c", PRINT, "sh", word]) for word, *_ in words]
+    found = []
+    for (subject, _, begins), (status, _, error) in zip([*PATHS, *words], steps(slurm, tasks)):
+        lines = [line for line in error.splitlines() if begins and begins in line]
+        found.append((subject, status, begins if lines or (not begins and not error) else error))
+    slurm("sh", "-c", "rm -rf /tmp/al* /tmp/x", user="root")
+    wrong = [pair for pair in zip(found, [*PATHS, *words]) if pair[0] != pair[1]]
+    assert wrong == []
+
+
 # Random ones, for each runtime
 
 
