@@ -32,7 +32,7 @@ from slurm_oci.cli import COMMANDS, cli
 from slurm_oci.image import KINDS
 from slurm_oci.lint import CODES
 from slurm_oci.ociconf import MODES
-from slurm_oci.pattern import QUOTES_RIGHT, RUN_WITHOUT_CONFIG, Version
+from slurm_oci.pattern import QUOTES_RIGHT, QUOTES_SINCE, RUN_WITHOUT_CONFIG, Version
 from slurm_oci.problems import Problem
 from slurm_oci.values import Runtime
 
@@ -175,7 +175,7 @@ def guide_findings() -> str:
                 old = by_line(str(path), RUN_WITHOUT_CONFIG)
             for line in sorted({*new, *old}):
                 only = [
-                    f"{code} (before {QUOTES_RIGHT})"
+                    f"{code} (before {QUOTES_SINCE})"
                     for code in old.get(line, [])
                     if code not in new.get(line, [])
                 ]
@@ -212,6 +212,18 @@ def arguments() -> str:
     rows += [[kind, *(columns[name][kind] for name in names)] for kind in columns[names[0]]]
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:], ""])
+
+
+def releases() -> str:
+    """What each release of Slurm makes of quotes, run or as the model of it says."""
+    found = json.loads((PROJECT / "docs" / "releases.json").read_text(encoding="utf-8"))
+    columns = [(line, name) for line, kinds in found["24.11.5"]["quotes"].items() for name in kinds]
+    heads = " | ".join(f"{line}: {name}" for line, name in columns)
+    lines = [f"| Slurm | {heads} | seen by |", "|---" * (len(columns) + 2) + "|"]
+    for release in sorted(found, key=Version.parse):
+        verdicts = [found[release]["quotes"][line][name] for line, name in columns]
+        lines.append(f"| {release} | {' | '.join(verdicts)} | {found[release]['seen']} |")
+    return "\n".join([*lines, ""])
 
 
 def doctor_of(node: str) -> str:
@@ -387,6 +399,7 @@ PARTS = {
     "importers": importing,
     "example": example,
     "arguments": arguments,
+    "releases": releases,
     "examples": examples,
     "guide_findings": guide_findings,
     "matrix": matrix,

@@ -26,6 +26,7 @@ CLASSES = {
     "one of 100 kB": [["x" * 100_000]],
     "a thousand short ones": [[str(number) for number in range(1000)]],
 }
+QUOTES = ("single quote", "single quotes that pair up")  # in which releases of Slurm differ
 
 
 def verdict(verdicts: list[str]) -> str:

@@ -2,17 +2,20 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from argument_classes import CLASSES, verdict
+from argument_classes import CLASSES, QUOTES, verdict
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from table import compare
 
 from slurm_oci.line import decode
+from slurm_oci.ociconf import multi
 from slurm_oci.pattern import (
     LETTERS,
     NO_PID,
@@ -82,7 +85,9 @@ def fields(*args, **named):
         ("26.05", (26, 5, 0), "26.05.0"),
         ("slurm 25.05.3-1", (25, 5, 3), "25.05.3"),
         ("slurm-wlm 23.02.8", (23, 2, 8), "23.02.8"),
-        ("26.11.0-0rc1", (26, 11, 0), "26.11.0"),
+        ("26.11.0", (26, 11, 0), "26.11.0"),
+        ("slurm 26.11.0-0rc1", (26, 11, -1), "26.11.0-0rc"),
+        ("26.11.0-0pre1", (26, 11, -1), "26.11.0-0rc"),
     ],
 )
 def test_a_version_is_read_as_slurm_prints_it(text, version, shown):
@@ -479,29 +484,44 @@ def test_the_language_imports_nothing_heavy():
     ]
 
 
-OLDER = ("23.02.0", "23.11.0", "24.05.0", "24.11.5", "25.05.0", "25.11.0", "26.05.3")
+# 26.05.4 may be as either of its neighbours: nobody has looked.
+OLDER = ("23.02.0", "23.11.0", "24.05.0", "24.11.5", "25.05.0", "25.11.0", "26.05.3", "26.11.0-0rc1")
 NEWER = ("26.05.5", "26.11.0")
+SHIPPED = re.search(r'^RunTimeRun="(.*)"$', multi("/opt/slurm-oci"), re.M)[1].replace("\\#", "#")
 
 
 @pytest.mark.parametrize(
     ("release", "suite"), [*((one, "trixie") for one in OLDER), *((one, "sid") for one in NEWER)]
 )
-def test_every_release_breaks_what_the_table_of_arguments_says(release, suite):
-    """Those that were not run quote as one of the two that were, in docs/arguments.md."""
-    found = {}
-    for name, lists in CLASSES.items():
-        found[name] = verdict([verdict_of_model(Version.parse(release), command) for command in lists])
-    assert (
-        found == json.loads((ROOT / "docs/arguments.json").read_text())[suite]["columns"]["the guide's line"]
-    )
+def test_every_release_breaks_what_the_tables_of_arguments_say(release, suite):
+    """Those that were not run quote as one of the two that were, in docs/arguments.md; the shipped line
+    brings all of it in each."""
+    run = json.loads((ROOT / "docs/arguments.json").read_text())[suite]
+    found = {
+        line: {
+            name: verdict([arrives(Version.parse(release), command) for command in lists])
+            for name, lists in CLASSES.items()
+        }
+        for line, arrives in (("the guide's line", by_the_guides), ("the shipped line", by_the_shipped))
+    }
+    assert found == {line: run["columns"][line] for line in found}
+    seen = "run" if release == run["slurm"] else "model"
+    quotes = {line: {name: verdicts[name] for name in QUOTES} for line, verdicts in found.items()}
+    compare("releases", (release, "quotes"), quotes, seen=seen)
 
 
-def verdict_of_model(version, command):
-    """What arrives of the words after the command's first one."""
+def by_the_shipped(version, command):
+    """What the entry point decodes of the words after the command's first one."""
+    fields = Fields.in_slurm(version, request("/image", ("sh", *command)), cwd="/")
+    return "arrives" if list(decode(shell_line(SHIPPED, fields, version))[1:]) == command else "is changed"
+
+
+def by_the_guides(version, command):
+    """What arrives of the words after the command's first one, with dash for /bin/sh."""
     fields = Fields.in_slurm(version, request("/image", ("sh", *command)), cwd="/")
     try:
         told = shell_words(shell_line(GUIDE, fields, version))
     except ShellActs as acts:
         assert "without its partner" in str(acts)
         return "does not start: sh finds no end of a quote"
-    return "arrives" if list(told[10:]) == command else "is changed"
+    return "arrives" if list(told[10:]) == command else "refused: request-shifted"  # see test_breakage.py

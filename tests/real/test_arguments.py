@@ -166,6 +166,8 @@ def test_each_class_of_arguments_arrives_through_slurm_or_is_broken_by_it(slurm,
 def verdict_of_slurm(command, status, out, error):
     if status == 0:
         return "arrives" if [text(word) for word in out.split("\0")[4:-1]] == command else "is changed"
+    if status == 125:
+        return "refused: " + error.partition("\n  ")[0].rpartition("[")[2].rstrip("]")
     return "does not start: sh finds no end of a quote" if "nterminated quoted" in error else error
 
 
