@@ -105,8 +105,9 @@ def faults_of(text: str, fields: Fields, version: Version) -> list[str]:
             broken = [word for word in fields.command if "'" in word]
             if broken and not pattern.quotes_rightly(version):
                 faults.append(
-                    f"%@: Slurm {version} {pattern.writes(version)} the single quote in `{broken[0]}` wrongly;"
-                    f" {QUOTES_RIGHT} is right, and so is the line that `oci-conf` prints in every release"
+                    f"%@: Slurm {version} {pattern.writes(version)} the single quote in `{broken[0]}`"
+                    f" wrongly; {QUOTES_RIGHT} is right, and so is the line that `oci-conf` prints in every"
+                    " release"
                 )
             continue
         value = fields.value(letter)
