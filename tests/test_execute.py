@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -160,6 +161,28 @@ def test_what_the_plan_wants_is_there_and_gone_afterwards(supervisor):
     assert not supervisor.private.exists()
 
 
+@pytest.mark.parametrize("umask", [0o177, 0o777])
+def test_a_job_s_umask_is_the_command_s_alone(supervisor, umask):
+    """What the plan wants is made as it says, and what prepares is not hindered; the command has the
+    job's umask, or, where its runtime hands that on itself, the plan's."""
+    wanted = {"folders": ("a", "a/b"), "files": (File("f", b"", 0o600), File("a/g", b"", 0o700))}
+    look = "umask >>log; cd private; stat -c '%a %n' . a a/b f a/g >>../log"
+    (supervisor.place / "log").touch()
+    for own in (-1, 0o022):
+        plan = Plan(shell(look), ENV, prepare=(shell("umask >>log"),), umask=own, **wanted)
+        ended(supervisor.start(plan, umask=umask))
+    modes = ["700", ".", "755", "a", "755", "a/b", "600", "f", "700", "a/g"]
+    assert supervisor.log() == ["0022", f"0{umask:o}", *modes, "0022", "0022", *modes]
+    assert not supervisor.private.exists()
+
+
+def test_a_runtime_that_is_become_has_its_plan_s_umask(supervisor):
+    """Else the job's."""
+    for own in (-1, 0o027):
+        ended(supervisor.start(Plan(shell("umask >>log"), ENV, umask=own), "", umask=0o077))
+    assert supervisor.log() == ["0077", "0027"]
+
+
 def test_what_the_container_left_in_the_private_directory_goes_with_it(supervisor):
     """Also what is closed to its owner; where links point to stays."""
     (supervisor.place / "kept").mkdir()
@@ -268,6 +291,72 @@ def test_a_command_that_others_stop_and_continue_does_not_stop_the_supervisor(su
     assert (process.returncode, supervisor.log()) == (8, [str(child), "clean"])
 
 
+@attrs.define
+class AtTerminal:
+    """A carried out plan that is the leader of a session and the terminal's foreground group, as Slurm
+    starts a task with `srun --pty`."""
+
+    pid: int
+    terminal: int
+    ended: int | None = None  # the exit status
+
+    @classmethod
+    def start(cls, supervisor: Supervisor, plan: Plan, private: str) -> "AtTerminal":
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.chdir(supervisor.place)
+            os.execv(sys.executable, [sys.executable, "-c", SUPERVISE, repr(plan), private])
+        return cls(pid, terminal)
+
+    def has_ended(self) -> bool:
+        if self.ended is None and (found := os.waitpid(self.pid, os.WNOHANG))[0]:
+            self.ended = os.waitstatus_to_exitcode(found[1])
+        return self.ended is not None
+
+
+@pytest.fixture
+def at_terminal(supervisor):
+    """Starts a plan at a terminal; what then still runs is killed."""
+    started = []
+
+    def start(command: str, mode: str = "supervise") -> AtTerminal:
+        private = "" if mode == "become" else str(supervisor.private)
+        started.append(AtTerminal.start(supervisor, supervisor.plan(command), private))
+        supervisor.wait_for("ready")
+        return started[-1]
+
+    yield start
+    (supervisor.place / "stop").touch()
+    for one in started:
+        if not one.has_ended():
+            os.kill(one.pid, signal.SIGKILL)
+            os.waitpid(one.pid, 0)
+
+
+@pytest.mark.parametrize("mode", ["become", "supervise"])
+def test_a_terminal_that_is_hung_up_is_told_to_the_command(supervisor, at_terminal, mode):
+    """The kernel tells it to the session's leader alone, which with `srun --pty` the supervisor is."""
+    command = "trap 'echo HUP >>log; exit 9' HUP; echo ready >>log"
+    one = at_terminal(f"{command}; while [ ! -e stop ]; do sleep .01; done", mode)
+    os.close(one.terminal)
+    until(one.has_ended)
+    assert (one.ended, supervisor.log()[:2]) == (9, ["ready", "HUP"])
+
+
+@pytest.mark.parametrize(("name", "key"), [("INT", b"\3"), ("QUIT", b"\34")])
+def test_what_the_terminal_sends_to_all_arrives_once(supervisor, at_terminal, name, key):
+    """^C and ^\\: the command is in the foreground group and has it already."""
+    command = f"trap 'echo {name} >>log' {name}; echo ready >>log; while [ ! -e stop ]; do sleep .01; done"
+    one = at_terminal(command)
+    os.write(one.terminal, key)
+    supervisor.wait_for(name)
+    time.sleep(0.1)  # in which a second one would have come
+    (supervisor.place / "stop").touch()
+    until(one.has_ended)
+    os.close(one.terminal)
+    assert supervisor.log() == ["ready", name, "clean"]
+
+
 def test_a_signal_while_preparing_ends_the_task(supervisor):
     """The preparing command gets it, nothing is started after, and the cleanup runs."""
     plan = supervisor.plan("echo run >>log", prepare=("echo ready >>log; exec sleep 60", "echo two >>log"))
@@ -316,6 +405,27 @@ def test_the_command_starts_with_plain_signals_and_nothing_blocked(supervisor):
         ("", ""),
         ("", ""),
     ]
+
+
+def test_what_the_supervisor_inherits_is_reaped(supervisor):
+    """A shell that becomes the dispatcher may have had children, and as a container's first process or
+    a subreaper it gets others': none stays a zombie while the task runs."""
+    plan = supervisor.plan("echo ready >>log; while [ ! -e stop ]; do sleep .01; done; exit 6")
+    inherited = 'sleep 0.1 & exec "$@"'
+    words = [sys.executable, "-c", SUPERVISE, repr(plan), str(supervisor.private)]
+    process = subprocess.Popen(["/bin/sh", "-c", inherited, "sh", *words], cwd=supervisor.place)
+    supervisor.wait_for("ready")
+
+    def children() -> list[str]:
+        return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+
+    try:
+        until(lambda: len(children()) == 1, seconds=10)
+        assert state_of(int(children()[0])) != "Z"
+    finally:
+        (supervisor.place / "stop").touch()
+        process.wait(60)
+    assert (process.returncode, supervisor.log()) == (6, ["ready", "clean"])
 
 
 # Becoming

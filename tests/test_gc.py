@@ -155,12 +155,12 @@ def test_what_tasks_met_by_goes_when_their_step_is_over(meeting, monkeypatch, pl
     (place / "sharens_instance_0").symlink_to(kept[0])
     monkeypatch.setattr(state, "existing", lambda uid, base: ())
     wanted = gc.Wanted(NODE)
-    dry = gc.own(attrs.evolve(wanted, dry_run=True))
+    dry = gc.own(attrs.evolve(wanted, dry_run=True))[0]
     assert sorted((left.path, left.job, left.step, left.removed) for left in dry) == sorted(
         (str(path), job, step, False) for path, job, step in zip(removed, (42, 42, 0), (3, 3, 0))
     )
-    assert [left.job for left in gc.own(attrs.evolve(wanted, job=42))] == [42, 42]
-    assert [left.removed for left in gc.own(wanted)] == [True]
+    assert [left.job for left in gc.own(attrs.evolve(wanted, job=42))[0]] == [42, 42]
+    assert [left.removed for left in gc.own(wanted)[0]] == [True]
     assert [path.exists() for path in (*removed, *kept)] == [False] * 3 + [True] * 5
     assert os.path.lexists(place / "sharens_instance_0")
 
@@ -324,6 +324,25 @@ def wait_until(true) -> None:
     while not true():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.01)
+
+
+@only_root
+@pytest.mark.parametrize("mode", [0, 0o600, 0o100])
+def test_a_root_that_is_closed_to_its_owner_is_opened_and_emptied(node, mode):
+    """A dry run, which changes nothing, says that it cannot look into it: nothing is called removed that
+    is there."""
+    (left,) = node.leave(name(dead()))
+    node.root().chmod(mode)
+    done = node.call("--dry-run", "--json")
+    if mode & 0o400:
+        assert (done.returncode, json.loads(done.stdout)) == (0, [told(left, removed=False)])
+    else:
+        assert (done.returncode, json.loads(done.stdout)) == (1, [])
+        warning = f"slurm-oci: warning: `{node.root()}` cannot be looked into: Permission denied\n"
+        assert done.stderr == warning
+        assert warning in node.call("--dry-run", uid=0).stderr
+    assert node.gc() == (0, [told(left)])
+    assert not left.exists()
 
 
 # As root

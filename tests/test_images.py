@@ -588,14 +588,14 @@ def test_gc_keeps_the_cache_within_its_limit(tmp_path):
     (work / "result").mkdir(parents=True)
     wanted = gc.Wanted(NODE, str(tmp_path / "none"), cache=str(tmp_path), limit=5)
     paths = [str(work), own.entry("a.sif")]
-    dry = gc.own(attrs.evolve(wanted, dry_run=True))
+    dry = gc.own(attrs.evolve(wanted, dry_run=True))[0]
     assert [(left.path, left.job, left.removed) for left in dry] == [(paths[0], 42, False)]
-    assert gc.own(attrs.evolve(wanted, job=41)) == []
-    assert [(left.path, left.job, left.removed) for left in gc.own(wanted)] == [
+    assert gc.own(attrs.evolve(wanted, job=41)) == ([], [])
+    assert [(left.path, left.job, left.removed) for left in gc.own(wanted)[0]] == [
         (paths[0], 42, True),
         (paths[1], 0, True),
     ]
-    assert gc.own(wanted) == []
+    assert gc.own(wanted) == ([], [])
 
 
 # From the entry point, with programs in the places of umoci and of skopeo
@@ -648,6 +648,18 @@ def test_an_unpacked_image_runs_as_its_maker_meant(site, layout, stand_in):
     assert [words[1] for words in tool.words] == ["unpack", "runtime-config"]
     (name,) = os.listdir(site.place / "images" / str(site.uid) / "entries")
     assert name == "sha256-aa.oci-bundle"
+
+
+@pytest.mark.parametrize("umask", ["0177", "0777"])
+def test_a_job_s_umask_does_not_reach_an_unpacked_image(site, layout, stand_in, umask):
+    """It is unpacked as for everybody, and the command has the job's."""
+    stand_in("umoci", UMOCI.replace("BUSYBOX", BUSYBOX))
+    wrap = ("/bin/sh", "-c", f'umask {umask}; exec "$@"', "sh")
+    for _ in range(2):
+        ended = site.run(layout, "/bin/sh", "-c", 'umask; echo "$FROM"', wrap=wrap)
+        assert (ended.status, ended.out) == (0, f"{umask}\nthe image\n"), ended.err
+    made = Path(site.place / "images" / str(site.uid))
+    assert {path.stat().st_mode & 0o777 for path in (made, *made.iterdir())} == {0o700}
 
 
 def test_the_same_image_by_two_paths_at_once_is_kept_once(site, layout, stand_in):

@@ -59,6 +59,28 @@ def test_the_root_is_the_user_s_alone(base):
     assert modes == [0o700, 0o700]
 
 
+@pytest.mark.parametrize("umask", [0o177, 0o777])
+def test_a_job_s_umask_closes_nothing_to_its_user(base, umask):
+    """Neither the root nor the directory; and the job's own umask stays as it was."""
+    old = os.umask(umask)
+    try:
+        path = place(base)
+        state.make(path, "node1")
+    finally:
+        assert os.umask(old) == umask
+    modes = [os.stat(folder).st_mode & 0o7777 for folder in (path, os.path.dirname(path))]
+    assert modes == [0o700, 0o700]
+
+
+@pytest.mark.parametrize("mode", [0, 0o600, 0o100])
+def test_a_root_that_is_closed_to_its_owner_is_opened(base, mode):
+    """Left by a version that had the job's umask close it, or by the user himself."""
+    (base / str(ME)).mkdir()
+    (base / str(ME)).chmod(mode)
+    assert state.root(ME, str(base)) == f"{base}/{ME}"
+    assert (base / str(ME)).stat().st_mode & 0o7777 == 0o700
+
+
 def test_a_directory_is_made_once(base):
     """Two tasks never share one: a name that is there already is a problem."""
     state.make(place(base), "node1")

@@ -366,3 +366,12 @@ def test_a_command_that_does_not_start_is_named(slurm, image, name, content, mod
         assert (ended.status, ended.out) == (status, "")
         assert ended.code == ("command-missing" if status == 127 else "runtime-failed")
         assert f"`{command}`" in ended.err
+
+
+@pytest.mark.parametrize("writable", ["no", "tmp"])
+@pytest.mark.parametrize("umask", ["0177", "0777"])
+def test_a_job_s_umask_is_the_command_s_alone(slurm, image, umask, writable):
+    """The places that are made for it can be entered."""
+    slurm.job["SLURM_OCI_WRITABLE"] = writable
+    wrap = ("/bin/sh", "-c", f'umask {umask}; exec "$@"', "sh")
+    assert said(sh(slurm, image, "umask; pwd", wrap=wrap)) == f"{umask}\n{slurm.home}\n"

@@ -16,6 +16,8 @@ def become(plan: Plan) -> "NoReturn":
     """Replaces this process by the plan's program. Raises RuntimeMissing, RuntimeFailed."""
     plain_signals()
     fill(plan.descriptors)
+    if plan.umask >= 0:
+        os.umask(plan.umask)
     start(plan.argv, plan.env, plan.cwd)
 
 

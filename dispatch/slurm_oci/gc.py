@@ -64,41 +64,50 @@ def this_node() -> str:
 def collect(wanted: Wanted, seconds: float = SECONDS) -> tuple[list[Left], list[str]]:
     """What this user's dead tasks have left, as root everybody's; and what went wrong, a line each."""
     if os.geteuid() != 0:
-        return own(wanted, home_of(os.geteuid())), []
+        return own(wanted, home_of(os.geteuid()))
     found, wrong = [], []
     for uid in owners(wanted):
         try:
-            found += as_owner(uid, wanted, seconds)
+            his, failed = as_owner(uid, wanted, seconds)
         except OSError as error:
             wrong.append(f"uid {uid}: {error}")
+        else:
+            found += his
+            wrong += failed
     return found, wrong
 
 
-def own(wanted: Wanted, home: str = "") -> list[Left]:
+def own(wanted: Wanted, home: str = "") -> tuple[list[Left], list[str]]:
     """Removes what the effective user's dead tasks have left, and the unpacked images that are too
-    much; all of it, removed or not. Root looks into no `home`, which may be on another machine."""
+    much; all of it, removed or not, and where nobody can tell. Root looks into no `home`, which may be
+    on another machine."""
     uid = os.geteuid()
-    found = []
+    found, wrong = [], []
     images_of = cache.own(wanted.cache, uid, home)
     work = os.path.join(images_of.path, "work")
     is_there = os.path.isabs(work) and state.is_private(images_of.path, uid) and os.path.isdir(work)
     for root in (*state.existing(uid, wanted.base), *([work] if is_there else [])):
-        for path in state.left_over(root, wanted.node):
-            *_, job, step, task, _ = os.path.basename(path).split(".")
-            if wanted.job in (None, int(job)):
-                if not wanted.dry_run:
-                    state.remove_dead(path)
-                found.append(Left(path, uid, int(job), int(step), int(task), not os.path.lexists(path)))
+        if not wanted.dry_run:
+            state.open_up(root)
+        try:
+            for path in state.left_over(root, wanted.node):
+                *_, job, step, task, _ = os.path.basename(path).split(".")
+                if wanted.job in (None, int(job)):
+                    if not wanted.dry_run:
+                        state.remove_dead(path)
+                    found.append(Left(path, uid, int(job), int(step), int(task), state.is_gone(path)))
+        except OSError as error:
+            wrong.append(f"`{root}` cannot be looked into: {error.strerror}")
     for path, of_job, of_step in meetings(uid):
         if wanted.job in (None, of_job):
             if not wanted.dry_run:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
-            found.append(Left(path, uid, of_job, of_step, 0, not os.path.lexists(path)))
+            found.append(Left(path, uid, of_job, of_step, 0, state.is_gone(path)))
     if is_there and wanted.job is None and not wanted.dry_run:
         evicted = images.tidy(images_of, wanted.node, wanted.limit)
-        found += [Left(path, uid, 0, 0, 0, not os.path.lexists(path)) for path in evicted]
-    return found
+        found += [Left(path, uid, 0, 0, 0, state.is_gone(path)) for path in evicted]
+    return found, wrong
 
 
 def meetings(uid: int) -> list[tuple[str, int, int]]:
@@ -158,7 +167,7 @@ def owners(wanted: Wanted) -> list[int]:
     return sorted(number for number in numbers if number < 2**32 - 1)  # which setresuid(2) takes for none
 
 
-def as_owner(uid: int, wanted: Wanted, seconds: float) -> list[Left]:
+def as_owner(uid: int, wanted: Wanted, seconds: float) -> tuple[list[Left], list[str]]:
     """What `own` gives, done by a child that is `uid`. Raises OSError."""
     answer, end = os.pipe()
     child = os.fork()
@@ -175,7 +184,7 @@ def as_owner(uid: int, wanted: Wanted, seconds: float) -> list[Left]:
         os.waitpid(child, 0)
     if isinstance(told, str):
         raise OSError(told)
-    return [Left(**left) for left in told]
+    return [Left(**left) for left in told["found"]], told["wrong"]
 
 
 def be_owner(uid: int, wanted: Wanted, end: int) -> NoReturn:
@@ -183,7 +192,8 @@ def be_owner(uid: int, wanted: Wanted, end: int) -> NoReturn:
     try:
         os.setpgid(0, 0)
         become(uid)
-        told: object = [attrs.asdict(left) for left in own(wanted)]
+        found, wrong = own(wanted)
+        told: object = {"found": [attrs.asdict(left) for left in found], "wrong": wrong}
     except Exception as error:
         told = f"{type(error).__name__}: {error}"
     try:

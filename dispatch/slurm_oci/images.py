@@ -39,10 +39,11 @@ def ready(decision: "Decision", again: "Callable[[], Decision]", limit: int) -> 
     Raises SystemExit with 128+N where signal N asked for the end, and any Problem.
     """
     for _ in range(ROUNDS):
-        if decision.first:
-            obtain(decision.first, decision.request, decision.job, limit)
-        elif hold(decision):
-            return decision
+        with state.usual_umask():  # but not round `again`: the job's is part of a plan
+            if decision.first:
+                obtain(decision.first, decision.request, decision.job, limit)
+            elif hold(decision):
+                return decision
         decision = again()
     raise CacheUnavailable(
         f"`{decision.image.name}` is unpacked and removed again before it can be used",
@@ -117,7 +118,8 @@ def fill(picture: Image, site: "Mapping[str, Any]", request: Request, job: Job, 
         programs, missing = node.find_all(list(importer.executables))
         if importers.takes(importer, picture) and not missing:
             wanted = Import(importer, picture, programs, where, cache.key(picture, None, job))
-            obtain(wanted, request, job, 0, anew=True)
+            with state.usual_umask():
+                obtain(wanted, request, job, 0, anew=True)
             return where.entry(cache.find(where, wanted.key, importer.gives))
     raise RuntimeNone(
         f"nothing on this node can unpack `{picture.name}`, of kind {picture.kind}",

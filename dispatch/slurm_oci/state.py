@@ -28,6 +28,17 @@ def roots(uid: int, base: str = BASE) -> "Iterator[str]":
     yield f"/run/user/{uid}/slurm-oci"
 
 
+class usual_umask:
+    """In this block what is made gets the mode that it is made with, whatever umask the job has: by its
+    own a directory could be closed to the user himself."""
+
+    def __enter__(self) -> None:
+        self.jobs = os.umask(0o022)
+
+    def __exit__(self, *_: object) -> None:
+        os.umask(self.jobs)
+
+
 def existing(uid: int, base: str = BASE) -> "Iterator[str]":
     """The state roots that the user has on this node."""
     for folder in roots(uid, base):
@@ -42,6 +53,11 @@ def root(uid: int, base: str = BASE) -> str:
 
     Raises StateUnavailable.
     """
+    with usual_umask():
+        return root_made(uid, base)
+
+
+def root_made(uid: int, base: str) -> str:
     tried = []
     for folder in roots(uid, base):
         try:
@@ -52,10 +68,12 @@ def root(uid: int, base: str = BASE) -> str:
             tried.append(f"{folder}: {error.strerror}")
             continue
         if is_private(folder, uid):
+            open_up(folder)
             return folder
         tried.append(f"{folder}: not a directory of yours alone")
     for folder in SHARED:
         for found in fresh(folder, uid):
+            open_up(found)
             return found
         try:
             return make_fresh(folder, uid)
@@ -96,6 +114,25 @@ def is_private(folder: str, uid: int) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == uid and not found.st_mode & 0o077
 
 
+def open_up(folder: str) -> None:
+    """Gives the directory's owner his rights, where it has been closed even to him. Where that cannot
+    be, what he does in it next will say so."""
+    try:
+        if os.stat(folder).st_mode & 0o700 != 0o700:
+            os.chmod(folder, 0o700)
+    except OSError:
+        pass
+
+
+def is_gone(path: str) -> bool:
+    """Whether there is nothing: not where nobody can tell."""
+    try:
+        os.lstat(path)
+    except OSError as error:
+        return error.errno == errno.ENOENT
+    return False
+
+
 def name(request: Request, pid: int) -> str:
     step = f"{request.job}.{request.step}.{request.task}"
     return f"{request.node.replace('/', '_')}.{boot_id()}.{step}.{pid}-{start_time(pid)}"
@@ -123,7 +160,8 @@ def make(path: str, node: str) -> int:
     remove_left_over(os.path.dirname(path), node)
     while True:
         try:
-            os.mkdir(path, 0o700)
+            with usual_umask():
+                os.mkdir(path, 0o700)
         except OSError as error:
             raise problems.StateUnavailable(
                 f"cannot make `{path}`: {error.strerror}",
@@ -229,7 +267,7 @@ def remove(path: str) -> None:
             remove_once(path)
         except (OSError, RecursionError):  # with some hundred directories in each other: each gets further
             pass
-        if not os.path.lexists(path):
+        if is_gone(path):
             return
 
 

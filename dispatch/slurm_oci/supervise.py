@@ -10,11 +10,15 @@ from slurm_oci.values import TYPE_CHECKING, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from signal import struct_siginfo
     from typing import NoReturn
 
 ALL = signals.valid_signals()
 ENDING = (signals.SIGHUP, signals.SIGINT, signals.SIGQUIT, signals.SIGTERM)
 FROM_TERMINAL = 0x80  # SI_KERNEL: the whole foreground process group has got it, the child too
+# But of a terminal that is hung up these two are for the session's leader alone, as with `srun --pty`
+# the dispatcher is (tty_ioctl(4), vhangup(2); the kernel's tty_signal_session_leader).
+OF_HANGING_UP = (signals.SIGHUP, signals.SIGCONT)
 
 
 def supervise(plan: Plan, private: str, node: str) -> int:
@@ -31,7 +35,8 @@ def supervise(plan: Plan, private: str, node: str) -> int:
         write(plan, private)
         for argv in plan.prepare:
             got: list[int] = []
-            status = run(argv, plan.env, plan.cwd, got)
+            with state.usual_umask():
+                status = run(argv, plan.env, plan.cwd, got)
             ending = [number for number in got if number in ENDING]
             if ending:
                 return 128 + ending[0]
@@ -43,6 +48,8 @@ def supervise(plan: Plan, private: str, node: str) -> int:
         for folder, refusal in plan.required.items():
             if not os.path.isdir(folder):
                 raise problems.SettingRefused(refusal)
+        if plan.umask >= 0:
+            os.umask(plan.umask)
         return run(plan.argv, plan.env, plan.cwd, [], descriptors=plan.descriptors)
     finally:
         if not plan.leaves or os.path.lexists(plan.leaves):
@@ -69,20 +76,25 @@ def clean(argv: tuple[str, ...], plan: Plan) -> None:
 def write(plan: Plan, private: str) -> None:
     """Makes the plan's folders, links and files. Raises StateUnavailable."""
     try:
-        for folder in plan.folders:
-            os.mkdir(os.path.join(private, folder), 0o755)
-        for name, target in plan.links:
-            os.symlink(target, os.path.join(private, name))
-        for file in plan.files:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-            descriptor = os.open(os.path.join(private, file.name), flags, file.mode)
-            with open(descriptor, "wb") as out:  # which writes all of it, or says that it could not
-                out.write(file.content)
+        with state.usual_umask():
+            make_all(plan, private)
     except OSError as error:
         raise problems.StateUnavailable(
             f"cannot write into `{private}`: {error.strerror}",
             "is the file system full, or its quota? `df -h` and `quota` on this node tell",
         ) from None
+
+
+def make_all(plan: Plan, private: str) -> None:
+    for folder in plan.folders:
+        os.mkdir(os.path.join(private, folder), 0o755)
+    for name, target in plan.links:
+        os.symlink(target, os.path.join(private, name))
+    for file in plan.files:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        descriptor = os.open(os.path.join(private, file.name), flags, file.mode)
+        with open(descriptor, "wb") as out:  # which writes all of it, or says that it could not
+            out.write(file.content)
 
 
 def run(
@@ -159,8 +171,14 @@ def wait(child: int, got_signals: "list[int] | None", tick: "Callable[[], None] 
                 return status
         elif got_signals is not None:
             got_signals.append(got.si_signo)
-            if got.si_code != FROM_TERMINAL:
+            if not has_got(got):
                 pass_on(got.si_signo, child)
+
+
+def has_got(signal: "struct_siginfo") -> bool:
+    """Whether the kernel has sent it to the child as well."""
+    of_leader = signal.si_signo in OF_HANGING_UP and os.getsid(0) == os.getpid()
+    return signal.si_code == FROM_TERMINAL and not of_leader
 
 
 def pass_on(number: int, child: int) -> None:

@@ -220,6 +220,7 @@ class Plan(Value):
     cleanup: tuple[tuple[str, ...], ...] = ()  # commands after, however the container ended
     leaves: str = ""  # a path: `cleanup` is for what is there still, and left out where it is gone
     descriptors: int = 0  # of those from 3 on so many must be open, for runtimes that keep all or none
+    umask: int = -1  # the runtime's own, where it gives the command the job's itself; -1: the job's
     notes: tuple[str, ...] = ()  # warnings for the user, a line each
 
     @property

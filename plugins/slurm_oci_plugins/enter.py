@@ -39,6 +39,7 @@ def main(words: list[str]) -> None:
     # Mounted over, in this namespace alone: a directory that is surely there, and whose content
     # nobody needs any more.
     base = os.path.dirname(os.path.abspath(__file__))
+    umask = os.umask(0o022)  # the job's may close what is made here even to its user
     separate()
     mount("tmpfs", base, "tmpfs", 0, "mode=0755")
     root, image = base + "/root", base + "/image"
@@ -74,6 +75,7 @@ def main(words: list[str]) -> None:
         else:
             fail(125, f"unknown operation `{operation}`")
     enter(root)
+    os.umask(umask)
     become(words[1], words[2:], env)
 
 

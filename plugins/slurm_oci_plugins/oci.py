@@ -81,6 +81,7 @@ def plan_for(
         cleanup=((executable, *options, *state, "delete", "--force", NAME),),
         leaves=os.path.join(private, "state", NAME),  # gone where `run` itself came to its end
         descriptors=container.descriptors,
+        umask=0o022,
         notes=notes,
     )
     return overlay.over(container, made) if container.settings.writable == "tmp" else made

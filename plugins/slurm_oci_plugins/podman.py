@@ -81,6 +81,7 @@ def plan(container: Container) -> Plan:
         files=(File("containers.conf", CONF),),
         cleanup=cleanup(podman, private),
         descriptors=container.descriptors,
+        umask=0o022,
         notes=(*notes, *lost),
     )
 

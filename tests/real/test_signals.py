@@ -166,6 +166,21 @@ def test_what_slurm_has_set_for_the_task_holds_inside(slurm, way):
     assert (status, out) == (4, b"0027\n333\n0\na socket\n0\n")
 
 
+@of((None, None), BECOME, SUPERVISED, ("runc", "oci-bundle"), PREPARED, PODMAN)
+@pytest.mark.parametrize("umask", ["0177", "0777"])
+def test_a_umask_that_closes_files_to_their_owner_hinders_no_task(slurm, way, umask):
+    """Slurm passes on what `srun` had. It is the command's alone; the next task finds nothing closed."""
+    runtime, image = way
+    for writable in ("no", "tmp"):
+        container = [f"--container={image}"] if image else []
+        env = {"SLURM_OCI_RUNTIME": runtime, "SLURM_OCI_WRITABLE": writable} if runtime else {}
+        argv = ["srun", *container, "/bin/sh", "-c", "umask; exit 4"]
+        status, out, err = slurm("sh", "-c", f'umask {umask}; exec "$@"', "sh", *argv, env=env)
+        assert (status, out) == (4, f"{umask}\n".encode()), err
+    root = slurm.root.path("/run/slurm-oci/1001")
+    assert not root.exists() or root.stat().st_mode & 0o7777 == 0o700
+
+
 @pytest.mark.skipif(not FULL, reason="Slurm looks at time limits twice a minute; SLURM_OCI_SIGNALS=full")
 def test_the_time_limit_ends_every_task_as_scancel_does(slurm):
     """SIGCONT and SIGTERM, and time to end: all ways at once, for Slurm looks twice a minute."""
