@@ -354,6 +354,7 @@ def test_podman_runs_a_directory_of_the_user_s_own(root, tmp_path, monkeypatch):
             ("/bin/sh", "-c", 'kill -9 "$(cat "$1")"', "sh", "/private/libpod/tmp/pause.pid"),
         ),
         descriptors=7,
+        umask=0o022,
         notes=(f"without catatonit on the node {what}",),
     )
 

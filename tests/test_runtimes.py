@@ -485,6 +485,7 @@ def test_an_oci_runtime_runs_a_copy_of_the_bundle(root, data, plan, options):
         cleanup=((*options, *state, "delete", "--force", "task"),),
         leaves="/private/state/task",
         descriptors=5,
+        umask=0o022,
     )
     host = [bind(path, path) for path in ("/dev", "/proc", "/sys")]
     assert config_of(made) == {
