@@ -1,6 +1,8 @@
 """`lint` finds what is wrong, where, and says what to do."""
 
 import json
+import os
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -8,7 +10,7 @@ from click.testing import CliRunner
 from slurm_oci import guide
 from slurm_oci.accepted import flags_of
 from slurm_oci.cli import cli
-from slurm_oci.conf import read
+from slurm_oci.conf import OciConfInvalid, read
 from slurm_oci.lint import CODES, lint
 from slurm_oci.ociconf import MODES
 from slurm_oci.pattern import Version
@@ -117,12 +119,20 @@ def test_plugstack_is_where_slurm_conf_says(linted, tmp_path):
         "setpriv --reuid=%U --regid=1 --clear-groups crun delete x",
         "runuser -u x -- crun delete x",
         "sudo -u x crun delete x",
+        "/usr/bin/doas -u x crun delete x",
         "chroot --userspec=%U: / crun delete x",
     ],
 )
 def test_a_runtime_may_read_its_state_once_it_is_the_user(linted, drop):
     """Whatever becomes the user before the runtime is called will do."""
     assert linted(f'{RUN}RunTimeKill="true"\nRunTimeDelete="{drop}"\n') == []
+
+
+@pytest.mark.parametrize("program", ["sudo", "/usr/bin/sudo", "doas", "/usr/local/bin/doas", "sudo -n"])
+def test_root_by_sudo_is_found_however_it_is_called(linted, program):
+    """By its path, by its lesser brother; not where it only makes the user of root."""
+    assert linted(CLEAN.replace("exec ", f"exec {program} ")) == [("oci.conf", 5, "sudo")]
+    assert linted(CLEAN.replace("exec ", f"exec {program} -u x ")) == []
 
 
 @pytest.mark.parametrize("line", ["crun delete x; setpriv --reuid=1 true", "setpriv --nnp crun delete x"])
@@ -237,8 +247,8 @@ def test_all_examples_of_the_guide_are_there():
 REASON = "Slurm leaves out each variable that contains a line break (exported shell functions do)"
 
 
-def run(*words):
-    return CliRunner().invoke(cli, ["lint", *words])
+def run(*words, **options):
+    return CliRunner().invoke(cli, ["lint", *words], **options)
 
 
 def test_a_finding_is_one_line(tmp_path):
@@ -279,6 +289,30 @@ def test_without_a_file_it_is_the_one_beside_slurm_conf(tmp_path, monkeypatch):
     (tmp_path / "oci.conf").write_text(CLEAN.replace("null", "newline"))
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
     assert run("--slurm-version", "26.05.5").output.startswith(f"{tmp_path}/oci.conf:4: env-file-newline")
+
+
+def test_without_any_file_it_says_what_that_means_and_how_to_have_one(tmp_path, monkeypatch):
+    """As `doctor` does; a file that was named and is not there is said with its name."""
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+    with pytest.raises(OciConfInvalid) as caught:
+        run("--slurm-version", "26.05.5", catch_exceptions=False)
+    assert caught.value.message.startswith(f"there is no `{tmp_path}/oci.conf`: Slurm runs")
+    assert re.fullmatch(rf"`ln -s \S+/oci.conf {tmp_path}/oci.conf`, on every node", caught.value.hints[0])
+    with pytest.raises(OciConfInvalid, match="cannot read `/no/such/file`: No such file"):
+        run("--slurm-version", "26.05.5", "/no/such/file", catch_exceptions=False)
+
+
+@pytest.mark.parametrize("name", ["oci", "slurm", "plugstack", "cgroup"])
+def test_what_is_no_file_keeps_nobody(tmp_path, name):
+    """A FIFO that nobody writes: an error where it is oci.conf, nothing where it is beside it."""
+    (tmp_path / "oci.conf").write_text(CLEAN)
+    (tmp_path / f"{name}.conf").unlink(missing_ok=True)
+    os.mkfifo(tmp_path / f"{name}.conf")
+    if name != "oci":
+        assert lint(str(tmp_path / "oci.conf"), NEW) == []
+        return
+    with pytest.raises(OciConfInvalid, match="it is no regular file"):
+        lint(str(tmp_path / "oci.conf"), NEW)
 
 
 def test_the_installed_slurm_is_asked_for_its_release(tmp_path, monkeypatch):

@@ -14,9 +14,8 @@ from slurm_oci.accepted import KEYS
 from slurm_oci.cli import cli
 from slurm_oci.conf import read
 from slurm_oci.lint import lint
-from slurm_oci.ociconf import MODES, generate, multi
+from slurm_oci.ociconf import MODES, OciConfUnavailable, generate, multi
 from slurm_oci.pattern import Fields, Version, shell_line
-from slurm_oci.problems import SiteInvalid
 from slurm_oci.values import Request
 
 ROOT = Path(__file__).parent.parent
@@ -95,7 +94,7 @@ def test_json_tells_what_was_printed():
 )
 def test_what_cannot_be_had_is_refused(runtime, mode, version, prefix, message):
     """A release without it, a mode there is none of, a prefix that no line could hold."""
-    with pytest.raises(SiteInvalid, match=message):
+    with pytest.raises(OciConfUnavailable, match=message):
         generate(runtime, mode, Version.parse(version), prefix)
 
 

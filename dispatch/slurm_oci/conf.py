@@ -15,9 +15,18 @@ from collections.abc import Collection, Iterator
 
 import attrs
 
+from slurm_oci.modules import content
+from slurm_oci.problems import Problem
+
 BLANK = " \t\n\v\f\r"
 PAIR = re.compile(r'\s*([A-Za-z0-9_.]+)\s*[-*+/]?=\s*(?:"([^"]*)"(?=\s|\Z)|(\S+))', re.ASCII)
 DEEPEST = 20  # of files that include files; Slurm has no limit and dies of a circle
+
+
+class OciConfInvalid(Problem):
+    """An `oci.conf` cannot be read, or Slurm would not take it."""
+
+    area = "site"
 
 
 @attrs.frozen
@@ -61,13 +70,12 @@ class Conf:
 
 
 def read(path: str, known: Collection[str] = (), depth: int = 0) -> Conf:
-    """The configuration file at `path`. Raises OSError.
+    """The configuration file at `path`. Raises OSError, also for what is no file.
 
     With `known` keys each line holds one of them. Without, every pair in every line is taken and
     nothing is a fault but an Include: that is for slurm.conf, whose lines describe nodes as well.
     """
-    with open(path, "rb") as file:
-        data = file.read()
+    data = content(path)
     names = {key.lower(): key for key in known}
     entries: list[Entry] = []
     faults: list[Fault] = []

@@ -7,10 +7,10 @@ import shlex
 import attrs
 
 from slurm_oci import accepted, line, pattern, trial
-from slurm_oci.conf import Conf, read
+from slurm_oci.conf import Conf, OciConfInvalid, read
 from slurm_oci.lint import in_shell
 from slurm_oci.pattern import LETTERS, QUOTES_RIGHT, Fields, ShellActs, Version
-from slurm_oci.problems import LineUndecodable, SiteInvalid
+from slurm_oci.problems import LineUndecodable
 from slurm_oci.values import Request
 
 
@@ -30,7 +30,7 @@ class Launch:
 
 
 def launch(path: str, version: Version, image: str, command: tuple[str, ...]) -> Launch:
-    """The start of `command` in `image` with the oci.conf at `path`. Raises SiteInvalid.
+    """The start of `command` in `image` with the oci.conf at `path`. Raises OciConfInvalid.
 
     Everything else is as it would be here and now, with the default spool directory.
     """
@@ -61,13 +61,13 @@ def read_valid(path: str, version: Version) -> Conf:
     try:
         conf = read(path, accepted.KEYS)
     except OSError as error:
-        raise SiteInvalid(
+        raise OciConfInvalid(
             f"cannot read `{path}`: {error.strerror}",
             "name an oci.conf that you may read, as /etc/slurm/oci.conf",
         ) from None
     for fault in (*accepted.refusals(conf, path, version), *accepted.deaths(conf, path, version)):
         message = f"Slurm {version} does not take {fault.file}:{fault.line}: {fault.message}"
-        raise SiteInvalid(message, fault.cure, f"see `slurm-oci-plugins lint {shlex.quote(path)}`")
+        raise OciConfInvalid(message, fault.cure, f"see `slurm-oci-plugins lint {shlex.quote(path)}`")
     return conf
 
 

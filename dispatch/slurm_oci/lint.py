@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import attrs
 
 from slurm_oci import accepted
-from slurm_oci.conf import BLANK, Conf, Entry, read
+from slurm_oci.conf import BLANK, Conf, Entry, OciConfInvalid, read
+from slurm_oci.modules import content
 from slurm_oci.pattern import LETTERS, QUOTES_RIGHT, Version, letters, quotes_rightly, writes
-from slurm_oci.problems import SiteInvalid
 
 CODES = {  # code -> (severity, what it means)
     "syntax": ("rejected", "A line is no `Key=value`, or something is left over behind the value."),
@@ -74,12 +74,14 @@ class Finding:
 def lint(path: str, version: Version) -> list[Finding]:
     """Everything found in the oci.conf at `path` and the files beside it, by line.
 
-    Raises SiteInvalid if the file itself cannot be read.
+    Raises OciConfInvalid if the file itself cannot be read.
     """
     try:
         conf = read(path, accepted.KEYS)
     except OSError as error:
-        raise SiteInvalid(f"cannot read `{path}`: {error.strerror}", "name the file: `lint FILE`") from None
+        raise OciConfInvalid(
+            f"cannot read `{path}`: {error.strerror}", "name the file: `lint FILE`"
+        ) from None
     refused = [*accepted.refusals(conf, path, version), *accepted.deaths(conf, path, version)]
     found = [Finding(fault.file, fault.line, fault.kind, fault.message, fault.cure) for fault in refused]
     for check in (as_root, commands, started, environment, useless, doubtful):
@@ -133,11 +135,13 @@ def as_root(conf: Conf, path: str, version: Version) -> Iterator[Finding]:
             )
     for key, entry in lines_of(conf, *accepted.OPERATIONS):
         words = words_of(entry.value)
-        if any(word == "sudo" and not is_for_user(words[at + 1 :]) for at, word in enumerate(words)):
+        found = [at for at, word in enumerate(words) if is_sudo(word) and not is_for_user(words[at + 1 :])]
+        if found:
             yield by(
                 entry,
                 "sudo",
-                f"{key} needs users who may run the runtime with sudo, which makes them root on the node",
+                f"{key} needs users who may run the runtime with {words[found[0]]}, which makes them root"
+                " on the node",
                 "use a runtime that needs no root: `slurm-oci-plugins oci-conf --runtime singularity`",
             )
 
@@ -162,11 +166,15 @@ def becomes_user(words: list[str], at: int) -> bool:
         return any(word.startswith("--reuid") for word in words[at:])
     if name == "chroot":
         return any(word.startswith("--userspec") for word in words[at:])
-    return name in BECOMING or (name == "sudo" and is_for_user(words[at + 1 :]))
+    return name in BECOMING or (is_sudo(name) and is_for_user(words[at + 1 :]))
+
+
+def is_sudo(word: str) -> bool:
+    return word.rpartition("/")[2] in ("sudo", "doas")
 
 
 def is_for_user(options: list[str]) -> bool:
-    """Whether what follows `sudo` names the job's user."""
+    """Whether what follows `sudo` or `doas` names the job's user."""
     return any(word.startswith(("-u", "--user")) for word in options[:4])
 
 
@@ -394,8 +402,7 @@ def optional(path: str) -> tuple[Conf, str]:
 def spank_plugins(path: str, depth: int = 0) -> Iterator[tuple[str, int, str]]:
     """File, line and plugin of each line of plugstack.conf and of what it includes (spank(8))."""
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            texts = file.read().split("\n")
+        texts = os.fsdecode(content(path)).split("\n")
     except OSError:
         return
     for number, text in enumerate(texts, 1):

@@ -9,22 +9,30 @@ from collections.abc import Callable
 
 from slurm_oci import ocilines
 from slurm_oci.pattern import QUOTES_SINCE, RUN_WITHOUT_CONFIG, Version, quotes_rightly
-from slurm_oci.problems import SiteInvalid
+from slurm_oci.problems import Problem
 from slurm_oci.values import STEP_KINDS
+
+
+class OciConfUnavailable(Problem):
+    """There is no `oci.conf` as it was asked for."""
+
+    area = "site"
 
 
 def generate(runtime: str, mode: str, version: Version, prefix: str) -> str:
     """The oci.conf for `runtime` and Slurm's `version`, with our entry point in `prefix`.
 
-    `mode` is one of MODES for that runtime. Raises SiteInvalid where it cannot be had.
+    `mode` is one of MODES for that runtime. Raises OciConfUnavailable where it cannot be had.
     """
     if version < RUN_WITHOUT_CONFIG:
-        raise SiteInvalid(
+        raise OciConfUnavailable(
             f"Slurm {version} has no oci.conf of this kind",
             f"IgnoreFileConfigJson, %m, %p and %U came with Slurm {RUN_WITHOUT_CONFIG}",
         )
     if mode not in MODES[runtime]:
-        raise SiteInvalid(f"`{runtime}` has no `{mode}` form", f"it has `{'` and `'.join(MODES[runtime])}`")
+        raise OciConfUnavailable(
+            f"`{runtime}` has no `{mode}` form", f"it has `{'` and `'.join(MODES[runtime])}`"
+        )
     if runtime in ENTRY_WHY and (runtime not in DIRECT or not quotes_rightly(version)):
         return ENTRY_ONLY.format(runtime=runtime, prefix=prefix, why=ENTRY_WHY[runtime]) + entry_point(prefix)
     return FORMS[runtime](mode, prefix)
@@ -35,7 +43,7 @@ def entry_point(prefix: str) -> str:
     try:
         return multi(prefix)
     except ValueError as error:
-        raise SiteInvalid(str(error), "install into a path of letters, digits and `._-+@`") from None
+        raise OciConfUnavailable(str(error), "install into a path of letters, digits and `._-+@`") from None
 
 
 MODES = {  # by runtime, the first one where none is asked for

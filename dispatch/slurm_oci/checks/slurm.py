@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 from slurm_oci import accepted, installed_slurm
 from slurm_oci.checks import Finding, Group
-from slurm_oci.conf import Conf, read
+from slurm_oci.conf import Conf, OciConfInvalid, read
 from slurm_oci.gc import this_node
 from slurm_oci.lint import lint
-from slurm_oci.problems import SiteInvalid
+from slurm_oci.modules import content
 
 GROUP = Group("slurm")
 
@@ -56,16 +56,15 @@ def configuration(prefix: str) -> Iterator[Finding]:
     """oci.conf: there, good, and calling this installation."""
     path = oci_conf()
     try:
-        with open(path, "rb") as file:
-            digest = hashlib.sha256(file.read()).hexdigest()[:12]
+        digest = hashlib.sha256(content(path)).hexdigest()[:12]
         found = lint(path, installed_slurm.version())
-    except (OSError, SiteInvalid) as error:
+    except (OSError, OciConfInvalid) as error:
         reason = error.strerror if isinstance(error, OSError) else error.message
         yield GROUP.failed(
             "oci-conf",
             f"cannot read {path}: {reason}. Without it Slurm runs the command of a container step on"
             " the host, and says nothing",
-            f"`ln -s {prefix}/oci.conf {path}`, on every node",
+            to_link(prefix, path),
             same="none",
         )
         return
@@ -82,6 +81,11 @@ def configuration(prefix: str) -> Iterator[Finding]:
             " not concern containers here",
             f"`slurm-oci-plugins --prefix {prefix} oci-conf` prints the file that does",
         )
+
+
+def to_link(prefix: str, path: str) -> str:
+    """What brings the installation's oci.conf to where Slurm reads it."""
+    return f"`ln -s {prefix}/oci.conf {path}`, on every node"
 
 
 def spool(slurm: Conf) -> Finding:

@@ -37,3 +37,4 @@ def command(ctx: click.Context, prefix: str | None, python: str | None) -> None:
     for note in notes:
         click.echo(f"note: {note}")
     click.echo(f"next: copy or link {prefix}/oci.conf beside slurm.conf on every node")
+    click.echo(f"      ln -s {prefix}/bin/slurm-oci-plugins /usr/local/bin, which errors tell users to call")

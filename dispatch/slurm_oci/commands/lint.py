@@ -23,11 +23,16 @@ def command(prefix: str, slurm_version: str | None, as_json: bool, file: str | N
     `critical`: a user can get another's rights; `warning`: it does something else than it seems.
     """
     from slurm_oci import installed_slurm
+    from slurm_oci.checks.slurm import to_link
     from slurm_oci.commands.oci_conf import release
+    from slurm_oci.conf import OciConfInvalid
     from slurm_oci.lint import lint
     from slurm_oci.problems import visible
 
     path = file or os.path.join(installed_slurm.folder(), "oci.conf")
+    if not file and not os.path.exists(path):
+        message = f"there is no `{path}`: Slurm runs the commands of container steps on the host"
+        raise OciConfInvalid(message, to_link(prefix, path), "or name a file: `lint FILE`")
     found = lint(path, release(slurm_version))
     if as_json:
         listed = [{**attrs.asdict(finding), "severity": finding.severity} for finding in found]
