@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from conftest import container, job, request
+from conftest import STANDARD_PATH, container, job, request
 
 from slurm_oci import client
 from slurm_oci.container import build, placed, require_utf8, workdir_in
@@ -223,8 +223,8 @@ def test_a_slurm_client_that_could_not_work_is_refused(root, node):
 
 
 def test_a_program_that_the_image_has_is_left_alone(root):
-    """Absolute and there, or a name that the runtime looks up."""
-    for command in (("/bin/sh", "-c", ""), ("anything",), ("./here",), ("",)):
+    """Absolute and there, a name that the runtime will find, a path from the directory it starts in."""
+    for command in (("/bin/sh", "-c", ""), ("sh",), ("./here",)):
         assert built(root, *command).command == command
 
 
@@ -253,6 +253,65 @@ def test_the_image_s_own_path_counts_where_the_job_has_none(root):
     image = rootfs(root).replace(config={"process": {"env": ["PATH=/opt/tools/bin", "A"]}})
     asked, settings = request("/image", "/usr/bin/tool"), Settings(command="in-image")
     assert build(asked, job({}), image, settings).command == ("/opt/tools/bin/tool",)
+
+
+def test_a_name_that_the_image_lacks_is_named(root):
+    """Whatever the runtime would say of it; with what is like it."""
+    with pytest.raises(CommandMissing) as caught:
+        built(root, "shh", "-c", "x")
+    assert caught.value.lines() == [
+        f"slurm-oci: error: the image `{root}` has no `shh` in its PATH [command-missing]",
+        "  did you mean `sh`?",
+        f"  it was looked for in {STANDARD_PATH}",
+    ]
+
+
+def test_a_name_that_can_be_where_nobody_sees_it_is_left_to_the_runtime(root, host):
+    """In a mount, or in a PATH that the image sets where apptainer and enroot read it."""
+    in_mount = {"mounts": (wish(host, "/usr/local"),)}
+    assert built(root, "tool", **in_mount).command == ("tool",)
+    (root / "etc/environment").write_text('A=1\nPATH="/no:/opt/tools/bin"\n')
+    assert built(root, "tool").command == ("tool",)
+    with pytest.raises(CommandMissing):
+        built(root, "other")
+    (root / ".singularity.d/env").mkdir(parents=True)
+    assert built(root, "other").command == ("other",)
+    with pytest.raises(CommandMissing):
+        built(root, "other", env={"PATH": "/bin"}, env_profile="all")
+
+
+def test_of_a_file_a_path_that_srun_found_becomes_a_name_where_that_is_asked_for():
+    """Which the runtime looks up inside; any other path stays what it is."""
+
+    def command(word, wanted="in-image"):
+        image, settings = Image("a.sif", "sif", "/a.sif"), Settings(command=wanted)
+        return build(request("a.sif", word, "-c"), job(), image, settings).command
+
+    assert command("/usr/bin/python3") == command("/job/bin/python3") == ("python3", "-c")
+    assert command("/opt/own/python3") == ("/opt/own/python3", "-c")
+    assert command("/usr/bin/python3", "as-given") == ("/usr/bin/python3", "-c")
+
+
+@pytest.mark.parametrize("image", [Image("a.sif", "sif", "/a.sif"), None])
+def test_an_empty_command_word_is_named(root, image):
+    """No program is called so; a variable was empty."""
+    with pytest.raises(CommandMissing, match="the command's first word is empty") as caught:
+        build(request("/image", "").replace(command=("", "x")), job(), image or rootfs(root), Settings())
+    assert "is a variable empty" in caught.value.hints[0]
+
+
+def test_arguments_of_an_entry_point_are_no_programs(root):
+    """But for what `srun` has made a path of; an empty one is one."""
+
+    def command(*words, wanted="as-given"):
+        settings = Settings(entrypoint="yes", command=wanted)
+        return build(request("/image").replace(command=words), job(), rootfs(root), settings).command
+
+    for words in (("--option",), ("/no/such/file", "x"), ("", "x"), ()):
+        assert command(*words) == words
+    assert command("/usr/bin/sh", wanted="in-image") == ("/bin/sh",)
+    with pytest.raises(CommandMissing):
+        command("/usr/bin/sh")
 
 
 def test_no_command_is_a_problem(root):

@@ -603,7 +603,9 @@ def test_a_runtime_s_helpers_are_where_its_programs_are(slurm: Slurm, stand_in, 
     stand_in("ch-run", "exit 9")
     (place / "tools").mkdir()
     folder = place / ("tools" if where == "site.toml" else "bin")
-    helpers = [make_stand_in(folder / name) for name in ("squashfuse", "fusermount3")]
+    mounted = 'mkdir "$4/bin" && : >"$4/bin/true"'
+    scripts = {"squashfuse": mounted, "fusermount3": ":"}
+    helpers = [make_stand_in(folder / name, script) for name, script in scripts.items()]
     if where == "site.toml":
         with (prefix / "site.toml").open("a") as site:
             site.write("[executables]\n" + "".join(f'{tool.path.name} = "{tool.path}"\n' for tool in helpers))

@@ -364,6 +364,36 @@ def test_charliecloud_has_a_squashfs_file_mounted_beforehand(fuse):
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "wished_workdir", "said"),
+    [
+        (("/bin/sh",), "", ""),
+        (("sh",), "/link", ""),
+        (("/data/tool",), "/data/below", ""),
+        (("./tool",), "", ""),
+        (("shh",), "", "the image `/i.sqsh` has no `shh` in its PATH"),
+        (("/usr/bin/sh",), "", "the image `/i.sqsh` has no `/usr/bin/sh`"),
+        (("sh",), "/bin/sh", "SLURM_OCI_WORKDIR is `/bin/sh`, which is not in `/i.sqsh`"),
+    ],
+)
+def test_charliecloud_looks_into_a_squashfs_file_when_it_is_mounted(
+    tmp_path, fuse, words, wished_workdir, said
+):
+    """For the program and the directory that was asked for; links lead where they do inside."""
+    image, host = tmp_path / "image", tmp_path / "host"
+    for folder in (image / "bin", image / "opt", host / "below"):
+        folder.mkdir(parents=True)
+    (image / "bin/sh").touch()
+    (image / "link").symlink_to("/opt")
+    fake, mounts = {"write-fake": True}, (mount(host, "/data"),)
+    changes = {"places": (fuse,), "probed": fake, "command": words, "mounts": mounts}
+    if wished_workdir:
+        changes |= {"settings": wished(workdir=wished_workdir), "workdir": wished_workdir}
+    asked = box("charliecloud", Image("/i.sqsh", "squashfs", "/i.sqsh"), **changes)
+    made = charliecloud.plan(asked.replace(private=str(tmp_path)))
+    assert [one.problem.message for one in made.required if not one.is_there()] == [said] * bool(said)
+
+
 def test_charliecloud_without_squashfuse_mounts_it_itself_and_says_what_is_lost():
     """No signal reaches the command then."""
     made = charliecloud.plan(box("charliecloud", Image("/i.sqsh", "squashfs", "/i.sqsh"), places=()))

@@ -26,7 +26,8 @@ CORE = (
 )
 OTHERS = (
     *("advice", "archive", "breakage", "bundle", "cache", "cdi", "claims", "client", "cover", "defined"),
-    *("definition", "image_problems", "images", "importers", "importing", "line", "log", "mpi", "pattern"),
+    *("definition", "image_problems", "images", "importers", "importing", "line", "log", "lookup", "mpi"),
+    "pattern",
     *("plainjson", "policy", "positions", "state", "supervise", "trust"),
 )
 

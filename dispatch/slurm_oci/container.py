@@ -3,8 +3,7 @@
 import os
 
 from slurm_oci import problems
-from slurm_oci.job import STANDARD_PATH
-from slurm_oci.rootfs import find_command, is_below, resolve
+from slurm_oci.rootfs import is_below, resolve
 from slurm_oci.values import TYPE_CHECKING, Container, Image, Job, Mount, Request, Settings
 
 if TYPE_CHECKING:
@@ -30,8 +29,10 @@ MOUNTINFO = "/proc/self/mountinfo"  # proc(5)
 TOP = ("/", "/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/var")
 
 
-def build(request: Request, job: Job, image: Image, settings: Settings) -> Container:
-    """The container that the task asks for.
+def build(
+    request: Request, job: Job, image: Image, settings: Settings, is_argument: bool = False
+) -> Container:
+    """The container that the task asks for. `is_argument`: its command goes to the image's entry point.
 
     Raises RequestMalformed, ArgumentTooLong, SettingRefused, MpiRefused, CommandMissing.
     """
@@ -61,8 +62,9 @@ def build(request: Request, job: Job, image: Image, settings: Settings) -> Conta
         container = container.replace(descriptors=mpi.descriptors(request, job.env))
     require_image_lets_go(image, settings)
     require_short(container)
-    if image.root and request.step_kind != "batch":
-        container = container.replace(command=command_in(container))
+    if request.step_kind != "batch" and command:
+        is_argument = is_argument or settings.entrypoint == "yes"
+        container = container.replace(command=command_in(container, is_argument))
     return container
 
 
@@ -186,33 +188,19 @@ def is_ours(place: str, image: Image) -> bool:
     return os.path.isdir(place)
 
 
-def command_in(container: Container) -> tuple[str, ...]:
-    """The command, checked against the image's root file system.
-
-    `srun` looks a bare name up in PATH on the submit host and passes what it found there
-    (srun(1), "execution line"): an image may have the program elsewhere, or not at all.
-
-    Raises CommandMissing.
-    """
-    program, *arguments = container.command or ("",)
-    root = container.image.root
-    if not program.startswith("/") or any(is_below(program, m.target) for m in container.mounts):
+def command_in(container: Container, is_argument: bool) -> tuple[str, ...]:
+    """The command, checked against the image where that can be looked into. Raises CommandMissing."""
+    program, root = container.command[0], container.image.root
+    if program.startswith("/"):
+        if any(is_below(program, mount.target) for mount in container.mounts):
+            return container.command
+        if resolve(root, program)[1] if root else container.settings.command == "as-given":
+            return container.command
+    elif is_argument or (program and not root):
         return container.command
-    if resolve(root, program)[1]:
-        return container.command
-    path = container.env.get("PATH") or container.image.env.get("PATH") or STANDARD_PATH
-    name = os.path.basename(program)
-    inside = find_command(root, name, path)
-    if inside and container.settings.command == "in-image":
-        return (inside, *arguments)
-    if inside:
-        hint = f"the image has `{inside}`: write that, or set SLURM_OCI_COMMAND=in-image"
-    else:
-        hint = f"the image has no `{name}` in {path}"
-    raise problems.CommandMissing(
-        f"the image `{container.image.name}` has no `{program}`",
-        f"srun looks a bare `{name}` up on the submit host and passes what it finds there; {hint}",
-    )
+    from slurm_oci import lookup
+
+    return lookup.command(container, is_argument)
 
 
 def with_host(container: Container, folders: "Iterable[str]" = HOST) -> Container:

@@ -253,7 +253,8 @@ def by(
         picture = bundle.opened(picture)
         if bundle.is_slurms(picture.path, asked.spool):
             picture = bundle.without_variables(picture)  # which are the job's, and not the image's
-    box = container.build(asked, told, picture, wanted).replace(
+    entrypoint = bundle.entrypoint(picture) if with_entrypoint and asked.command else ()
+    box = container.build(asked, told, picture, wanted, bool(entrypoint)).replace(
         own={k: v for k, v in told.env.items() if runtime.variables and k.startswith(runtime.variables)},
         executables=way.executables,
         configured=catalog["site"]["executables"],
@@ -262,8 +263,8 @@ def by(
         prefix=prefix,
         arguments=tuple(arguments),
     )
-    if with_entrypoint and asked.command:
-        box = box.replace(command=(*bundle.entrypoint(picture), *box.command))
+    if entrypoint:
+        box = box.replace(command=(*entrypoint, *box.command))
     needs = {picture.kind, f"writable={wanted.writable}"} & set(runtime.private)
     private = private_directory(asked, catalog["site"]["state"]) if needs else ""
     plan = planned(runtime, box.replace(private=private))

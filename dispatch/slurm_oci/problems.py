@@ -88,7 +88,7 @@ KINDS = {
         "ImportFailed": "The image could not be fetched or unpacked; what the program said last is told.",
     },
     ("image", 127): {
-        "CommandMissing": "The image has no such command where `srun` found one on the submit host.",
+        "CommandMissing": "The image has no such command, or none where `srun` found one on the submit host.",
     },
 }
 

@@ -45,9 +45,9 @@ def supervise(plan: Plan, private: str, node: str) -> int:
                     f"preparing failed: `{' '.join(argv)}` ended with {status}",
                     "the lines above are that program's own; `explain` shows its command, to try by hand",
                 )
-        for folder, refusal in plan.required.items():
-            if not os.path.isdir(folder):
-                raise problems.SettingRefused(refusal)
+        for required in plan.required:
+            if not required.is_there():
+                raise required.problem
         if plan.umask >= 0:
             os.umask(plan.umask)
         return run(plan.argv, plan.env, plan.cwd, [], descriptors=plan.descriptors)

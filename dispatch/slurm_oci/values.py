@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any, ClassVar, Self, dataclass_transform
 
+    from slurm_oci.lookup import Required
+
     Step = tuple[str, str, str]  # of the decision trace: step, result, why
 else:
 
@@ -216,7 +218,7 @@ class Plan(Value):
     links: tuple[tuple[str, str], ...] = ()  # (name relative to it, what it points to)
     files: tuple[File, ...] = ()
     prepare: tuple[tuple[str, ...], ...] = ()  # commands before, each with env; one fails: 126
-    required: "Mapping[str, str]" = {}  # directory that must be there then -> what is refused if not
+    required: "tuple[Required, ...]" = ()  # what must be there after that, of slurm_oci.lookup
     cleanup: tuple[tuple[str, ...], ...] = ()  # commands after, however the container ended
     leaves: str = ""  # a path: `cleanup` is for what is there still, and left out where it is gone
     descriptors: int = 0  # of those from 3 on so many must be open, for runtimes that keep all or none

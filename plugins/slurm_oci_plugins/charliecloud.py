@@ -11,7 +11,6 @@ from slurm_oci import Container, Mount, Plan, Runtime, SettingRefused
 from slurm_oci.choose import helper
 from slurm_oci.container import IMAGES_OWN, placed, workdir_in
 from slurm_oci.job import STANDARD_PATH
-from slurm_oci.rootfs import is_below
 
 # Of the container's variables those that ch-run changes, or would obey itself: TMPDIR must exist on
 # the node, and LD_ and the like are for programs of the image.
@@ -101,17 +100,15 @@ def plan(container: Container) -> Plan:
         note = "without squashfuse and fusermount3 on the node no signal reaches the command"
         return put(image.path, (*notes, note))
     place = os.path.join(container.private, "image")
+    from slurm_oci import lookup  # directories are looked into before
+
     squash, unmount = squashfuse
     # What is to be written must appear as the user's own.
     owner = f",uid={container.request.uid},gid={os.getegid()}" if settings.writable == "tmp" else ""
-    required = {}
-    if container.workdir_wished and not any(is_below(workdir, mount.target) for mount in mounts):
-        label = settings.origins["workdir"]
-        required = {place + workdir: f"{label} is `{workdir}`, which is not in `{image.name}`"}
     return put(place, notes).replace(
         folders=("image",),
         prepare=((squash, "-o", "ro" + owner, image.path, place),),
-        required=required,
+        required=lookup.required(container.replace(mounts=mounts), place, env["PATH"]),
         cleanup=((unmount, "-u", "-z", place),),
     )
 

@@ -16,13 +16,11 @@ def error_of(result, status):
     assert result[:2] == (status, b"")
     lines = result[2].decode().splitlines()
     assert b"Traceback" not in result[2]
-    first, *rest = lines
+    lines.remove(f"srun: error: node1: task 0: Exited with exit code {status}")  # which comes when it comes
+    first, *hints = lines
     assert first.startswith("slurm-oci: error: ")
-    hints = [line for line in rest if line.startswith("  ")]
     assert hints
-    assert [line for line in rest if not line.startswith("  ")] == [
-        f"srun: error: node1: task 0: Exited with exit code {status}"
-    ]
+    assert [hint for hint in hints if not hint.startswith("  ")] == []
     return first, hints
 
 
@@ -94,6 +92,43 @@ def test_a_command_that_srun_found_elsewhere(slurm):
     assert "`/bin/head`" in hints[0]
     looked_up = slurm.srun(IMAGE, "head", "-n1", "/etc/os-release", SLURM_OCI_COMMAND="in-image")
     assert looked_up == (0, b"ID=busybox\n", b"")
+
+
+@pytest.mark.parametrize(
+    ("runtime", "kind"),
+    [
+        *(("crun", "oci-bundle"), ("runc", "oci-bundle"), ("apptainer", "rootfs"), ("podman", "rootfs")),
+        *(("unshare", "rootfs"), ("charliecloud", "rootfs"), ("charliecloud", "squashfs")),
+    ],
+)
+def test_a_command_that_the_image_lacks_is_named(slurm, runtime, kind):
+    """By slurm-oci, whatever the runtime says of it."""
+    if not slurm.root.has({"charliecloud": "ch-run"}.get(runtime, runtime)):
+        pytest.skip(f"{slurm.root.suite} has no package of {runtime}")
+    image = IMAGES[kind]
+    first, _ = error_of(slurm.srun(image, "no-such-tool", SLURM_OCI_RUNTIME=runtime), 127)
+    assert (
+        first == f"slurm-oci: error: the image `{image}` has no `no-such-tool` in its PATH [command-missing]"
+    )
+    assert error_of(slurm.srun(image, "", SLURM_OCI_RUNTIME=runtime), 127)[0].endswith("[command-missing]")
+    first, _ = error_of(slurm.srun(image, "/usr/bin/head", SLURM_OCI_RUNTIME=runtime), 127)
+    assert first == f"slurm-oci: error: the image `{image}` has no `/usr/bin/head` [command-missing]"
+
+
+@pytest.mark.parametrize(
+    ("runtime", "kind"),
+    [
+        *(("apptainer", "sif"), ("apptainer", "squashfs"), ("charliecloud", "squashfs")),
+        *(("podman", "oci-archive"), ("podman", "docker-archive"), ("podman", "oci-layout")),
+    ],
+)
+def test_a_command_is_looked_up_in_a_file_where_that_is_asked_for(slurm, runtime, kind):
+    """By the runtime, in the container's PATH."""
+    if not slurm.root.has({"charliecloud": "ch-run"}.get(runtime, runtime)):
+        pytest.skip(f"{slurm.root.suite} has no package of {runtime}")
+    wanted = {"SLURM_OCI_RUNTIME": runtime, "SLURM_OCI_COMMAND": "in-image"}
+    status, out, _ = slurm.srun(IMAGES[kind], "head", "-n1", "/etc/os-release", **wanted)
+    assert (status, out) == (0, b"ID=busybox\n")
 
 
 def test_a_misbuilt_plugin_harms_only_itself(slurm):

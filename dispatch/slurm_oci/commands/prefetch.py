@@ -24,8 +24,8 @@ def command(prefix: str, store: bool, image: str) -> None:
     from slurm_oci.trial import decision_for, request_for
 
     if not store:
-        # A word that is looked for in no image.
-        decision = decision_for(prefix, image, ("true",), [], state.propose, is_ready=True)
+        # A command that is looked for in no image.
+        decision = decision_for(prefix, image, ("./nothing",), [], state.propose, is_ready=True)
         click.echo(decision.entry[0].entry(decision.entry[1]) if decision.entry else decision.image.path)
         return
     site = (catalog.read(prefix) or catalog.build(prefix))["site"]

@@ -1,0 +1,133 @@
+"""Where a command is in the image, where it is not simply the path that was named.
+
+`srun` looks a bare name up in PATH on the submit host and passes what it finds there (srun(1),
+"execution line"): an image may have the program elsewhere, or not at all.
+"""
+
+import os
+
+from slurm_oci import problems
+from slurm_oci.job import STANDARD_PATH, content
+from slurm_oci.problems import Problem, nearest
+from slurm_oci.rootfs import find_command, is_below, resolve
+from slurm_oci.values import Container, Value
+
+OF_APPTAINER = "/.singularity.d/env"  # scripts that it reads inside, which may set any PATH
+OF_ENROOT = "/etc/environment"  # lines that it reads inside
+LIKE_IT = 5000  # programs that are looked through for a name that is near
+
+
+def command(container: Container, is_argument: bool) -> tuple[str, ...]:
+    """The command as the runtime shall get it. An argument of the image's entry point is a program only
+    if `srun` has found it. Raises CommandMissing."""
+    program, *arguments = container.command
+    if not program:
+        raise problems.CommandMissing(
+            "the command's first word is empty",
+            'is a variable empty or misspelt, as in `srun --container=IMAGE "$PROGRAM"`?',
+        )
+    folder, name = os.path.split(program)
+    searched = f"{container.job.env.get('PATH', '')}:{STANDARD_PATH}".split(":")
+    is_found_by_srun = bool(name) and folder in searched
+    in_image, root = container.settings.command == "in-image", container.image.root
+    if not root:  # what cannot be looked into: every runtime looks a bare name up in the container's PATH
+        return (name, *arguments) if in_image and is_found_by_srun else container.command
+    if (folder and not program.startswith("/")) or (is_argument and not is_found_by_srun):
+        return container.command
+    path = container.env.get("PATH") or container.image.env.get("PATH") or STANDARD_PATH
+    inside = find_command(root, name, path) if name else ""
+    if inside and (not folder or in_image):
+        return (inside if folder else name, *arguments)
+    if not folder and may_be_elsewhere(name, path, container):
+        return container.command
+    raise missing(program, inside, path, container)
+
+
+def may_be_elsewhere(name: str, path: str, container: Container) -> bool:
+    """Whether `name` can be in a mount, or in a PATH that the image's own files set."""
+    root = container.image.root
+    targets = [resolve(root, mount.target)[0] for mount in container.mounts]
+    for folder in path.split(":"):
+        place = resolve(root, os.path.join(folder or container.workdir, name))[0]
+        if any(is_below(place, target) for target in targets):
+            return True
+    if container.env.get("PATH") or container.image.env.get("PATH"):
+        return False
+    return resolve(root, OF_APPTAINER)[1] or bool(find_command(root, name, path_of_enroot(root)))
+
+
+def path_of_enroot(root: str) -> str:
+    file = root + resolve(root, OF_ENROOT)[0]
+    try:
+        lines = content(file).splitlines() if os.path.isfile(file) else []
+    except OSError:
+        return ""
+    paths = (os.fsdecode(line)[5:].strip("'\"") for line in lines if line.startswith(b"PATH="))
+    return next(paths, "")
+
+
+def missing(program: str, inside: str, path: str, container: Container) -> Problem:
+    name, image = os.path.basename(program), container.image
+    near = nearest(name, programs(image.root, path)) if name and image.root and not inside else ""
+    meant = [f"did you mean `{near}`?"] if near else []
+    if program == name:
+        return problems.CommandMissing(
+            f"the image `{image.name}` has no `{name}` in its PATH", *meant, f"it was looked for in {path}"
+        )
+    if inside:
+        hint = f"the image has `{inside}`: write that, or set SLURM_OCI_COMMAND=in-image"
+    elif image.root:
+        hint = f"the image has no `{name}` in {path}"
+    else:
+        hint = "write the path that it has in the image, or set SLURM_OCI_COMMAND=in-image"
+    return problems.CommandMissing(
+        f"the image `{image.name}` has no `{program}`",
+        f"srun looks a bare `{name}` up on the submit host and passes what it finds there; {hint}",
+        *meant,
+    )
+
+
+def programs(root: str, path: str) -> list[str]:
+    """The names of what the image has in the directories of `path`."""
+    found: dict[str, None] = {}
+    for folder in path.split(":"):
+        try:
+            found |= dict.fromkeys(os.listdir(root + resolve(root, folder)[0]))
+        except OSError:
+            continue
+    return sorted(found)[:LIKE_IT]
+
+
+class Required(Value):
+    """What must be in an image that is mounted for the task, when it is."""
+
+    root: str  # the directory where it will be
+    paths: tuple[str, ...]  # in the image: one of them; a directory, where it ends in `/`
+    outside: tuple[str, ...]  # what lies below one of these paths comes from a mount
+    problem: Problem  # what is raised if it is not there
+
+    def is_there(self) -> bool:
+        places = (resolve(self.root, path) for path in self.paths)
+        return any(there or any(is_below(place, mount) for mount in self.outside) for place, there in places)
+
+
+def required(container: Container, root: str, path: str) -> tuple[Required, ...]:
+    """What the command needs of an image that will be mounted at `root`: its program, looked for in
+    `path` if it is a bare name, and the directory that was asked for."""
+    program, workdir = container.command[0], container.workdir
+    outside = tuple(mount.target for mount in container.mounts)
+    found = []
+    if container.workdir_wished:
+        label, name = container.settings.origins["workdir"], container.image.name
+        problem = problems.SettingRefused(
+            f"{label} is `{workdir}`, which is not in `{name}`",
+            f"mount it, as in SLURM_OCI_MOUNTS={workdir}:{workdir}, or name a directory of the image",
+        )
+        found.append(Required(root, (workdir + "/",), outside, problem))
+    if program.startswith("/"):
+        places = [program]
+    elif "/" in program:
+        return tuple(found)
+    else:
+        places = [os.path.join(folder or workdir, program) for folder in path.split(":")]
+    return (*found, Required(root, tuple(places), outside, missing(program, "", path, container)))
