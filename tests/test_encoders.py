@@ -488,6 +488,8 @@ def test_what_the_kernel_passes_to_no_program_is_refused_before_the_runtime_meet
     """One byte less is fine."""
     most = 32 * os.sysconf("SC_PAGE_SIZE") - 1
     image = Image(str(tmp_path), "rootfs", str(tmp_path), str(tmp_path))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/echo").touch()
 
     def made(length):
         word = "x" * length if long == "word" else "sh"
