@@ -70,7 +70,7 @@ def test_help_lists_every_command(slurm):
     ] == list(COMMANDS)
 
 
-@pytest.mark.parametrize("words", [["lst"], ["--no-such"], ["show"], ["run"], ["list", "more"]])
+@pytest.mark.parametrize("words", [["lst"], ["--no-such"], ["show"], ["run"], ["explain"], ["list", "more"]])
 def test_wrong_usage_ends_with_2(slurm, words):
     """And says what is wrong; a near name is offered."""
     ended = ask(slurm, *words)
@@ -221,6 +221,35 @@ def test_explain_of_what_cannot_be_done_tells_how_far_it_came(slurm, tool):
     ended = ask(slurm, "explain", "/no/where")
     assert (ended.status, ended.err) == (1, "")
     assert "there is no image at `/no/where`" in ended.out
+
+
+def test_options_are_options_on_both_sides_of_the_image(slurm, tool, image):
+    """And what looks like one is never the command, unless it stands after `--`."""
+    slurm.environ["HOME"] = str(slurm.home)
+    before = told(slurm, "explain", "--json", image, "--", "/bin/sh")
+    assert told(slurm, "explain", image, "--json", "--", "/bin/sh") == before
+    assert told(slurm, "explain", image, "--json", "/bin/sh") == before
+    assert told(slurm, "explain", image, "--json")["argv"][-1] == "/bin/sh"
+    assert told(slurm, "explain", "--json", image, "/bin/sh", "--json")["argv"][-1] == "--json"
+    for words in (["explain", image, "--jsn"], ["run", image, "--json", "/bin/sh"], ["run", image, "-x"]):
+        ended = ask(slurm, *words)
+        assert (ended.status, "a COMMAND that begins with '-' after '--'" in ended.err) == (2, True)
+    assert tool.calls == []
+    assert ask(slurm, "run", image, "--", "./-x").status == 7
+
+
+def test_a_bundle_s_own_command_is_what_runs_without_another(slurm, tool, image, place):
+    """In `explain` and in `run`; an image that has none is refused by name."""
+    slurm.environ |= {"HOME": str(slurm.home), "SLURM_OCI_RUNTIME": "unshare"}
+    (place / "config.json").write_text(
+        json.dumps({"root": {"path": str(image)}, "process": {"args": ["/bin/echo", "own"]}})
+    )
+    assert told(slurm, "explain", "--json", place)["argv"][-2:] == ["/bin/echo", "own"]
+    ended = ask(slurm, "run", place)
+    assert (ended.status, ended.code, "`/bin/echo`" in ended.err) == (126, "runtime-failed", True)
+    del slurm.environ["SLURM_OCI_RUNTIME"]
+    ended = ask(slurm, "run", image)
+    assert (ended.status, ended.code) == (125, "request-malformed")
 
 
 def test_explain_leaves_nothing(slurm, image, place):

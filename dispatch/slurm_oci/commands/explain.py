@@ -7,14 +7,15 @@ from typing import Any, NoReturn
 
 import click
 
-from slurm_oci.commands.run import without_dashes
+from slurm_oci.commands.run import OfImage, without_dashes
 from slurm_oci.completion import files
 
+SHELL = ("/bin/sh",)
 HIDDEN = "********"
 SECRET = ("TOKEN", "SECRET", "PASSW", "PASSPHRASE", "CREDENTIAL", "API_KEY", "APIKEY", "PRIVATE_KEY", "AUTH")
 
 
-@click.command("explain", context_settings={"allow_interspersed_args": False})
+@click.command("explain", cls=OfImage, context_settings={"allow_interspersed_args": False})
 @click.option("--json", "as_json", is_flag=True, help="Print an object.")
 @click.option(
     "--oci-conf",
@@ -36,22 +37,22 @@ def command(
 ) -> None:
     """What would be done for IMAGE and COMMAND here, and why. Nothing is started.
 
-    Without a COMMAND it is /bin/sh. The settings are taken from this shell's SLURM_OCI_ variables.
+    Without a COMMAND it is the bundle's own, else /bin/sh. The settings are taken from this shell's
+    SLURM_OCI_ variables.
 
     With --oci-conf it is what comes before: the line that Slurm would give to /bin/sh and the words
     that the shell would make of it; exit status 1 if they are not what the user wrote.
     """
-    from slurm_oci import state
     from slurm_oci.problems import Problem
-    from slurm_oci.trial import catalog_of, decision_for
+    from slurm_oci.trial import catalog_of
 
     trace: list[tuple[str, str, str]] = []
-    words = without_dashes(words) or ("/bin/sh",)
+    words = without_dashes(words)
     if oci_conf is not None:
-        show_launch(oci_conf, slurm_version, image, words, as_json)
+        show_launch(oci_conf, slurm_version, image, words or SHELL, as_json)
     try:
         catalog = catalog_of(prefix)
-        decision = decision_for(prefix, image, words, trace, state.propose, catalog)
+        decision = decision_of(prefix, image, words, trace, catalog)
         shown = as_data(decision, trace) | {"considered": considered(decision, trace, catalog)}
     except Problem as problem:
         shown = {"trace": steps(trace), "error": {"code": problem.code, "lines": problem.lines()}}
@@ -62,6 +63,23 @@ def command(
 
         click.echo(page(shown).text(), color=True)
     sys.exit(1 if "error" in shown else 0)
+
+
+def decision_of(
+    prefix: str, image: str, words: tuple[str, ...], trace: list[tuple[str, str, str]], catalog: Any
+) -> Any:
+    """What would be done. Without `words`, for an image that says nothing to run, a shell."""
+    from slurm_oci import state
+    from slurm_oci.problems import RequestMalformed
+    from slurm_oci.trial import decision_for
+
+    try:
+        return decision_for(prefix, image, words, trace, state.propose, catalog)
+    except RequestMalformed:
+        if words:
+            raise
+        trace.clear()
+        return decision_for(prefix, image, SHELL, trace, state.propose, catalog)
 
 
 def show_launch(
