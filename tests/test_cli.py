@@ -211,6 +211,60 @@ def test_explain_names_the_user_s_hook(slurm, tool, image):
     path = slurm.hook("#!/bin/sh\n")
     found = told(slurm, "explain", "--json", image, "--", "x")
     assert (found["runtime"], found["argv"][0], found["argv"][-1]) == ("user hook", str(path), "x")
+    assert found["image"] == {"name": str(image), "path": str(image), "kind": "rootfs"}
+    assert found["hints"] == ["SLURM_OCI_USER_HOOK=no shows what happens after it hands back"]
+    assert told(slurm, "explain", "--json", "/no/where", "--", "x")["image"]["kind"] == ""
+    path.chmod(0o777)
+    found = told(slurm, "explain", "--json", image, status=1)
+    step = found["trace"][-1]
+    assert (step["step"], step["result"], found["error"]["code"]) == ("hook", "refused", "hook-unsafe")
+    assert "can be written by everybody" in step["why"]
+
+
+def test_explain_tells_what_a_setting_came_over(slurm, tool, image, place):
+    """And what the container's PATH is, which is none of the job's."""
+    slurm.environ |= {"SLURM_OCI_WORKDIR": "/tmp", "SLURM_OCI_RUNTIME": "unshare"}
+    base, definition = place / "base.toml", place / "env.toml"
+    base.write_text(f'image = "{image}"\nworkdir = "/a"\n')
+    definition.write_text(f'base_environment = "{base}"\nworkdir = "/b"\n')
+    found = told(slurm, "explain", "--json", definition)
+    over = [
+        {"value": "/b", "from": f"`workdir` in {definition}:2"},
+        {"value": "/a", "from": f"`workdir` in {base}:2"},
+    ]
+    assert found["settings"]["workdir"] == {"value": "/tmp", "from": "SLURM_OCI_WORKDIR", "over": over}
+    assert found["container_env"]["image"] == ["PATH"]
+    assert "PATH" not in found["container_env"]["unset"]
+    text = ask(slurm, "explain", definition).out
+    assert f"workdir=/tmp  (SLURM_OCI_WORKDIR, over /b of `workdir` in {definition}:2, over /a of" in text
+    assert "\n  from the image, or standard: PATH\n" in text
+
+
+def test_explain_of_what_is_unpacked_first_promises_no_plan(slurm, tool, place, stand_in):
+    """It is made then."""
+    stand_in("umoci")
+    stand_in("crun")
+    layout = place / "layout"
+    layout.mkdir()
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    digest = "sha256:" + "a" * 64
+    (layout / "index.json").write_text(
+        json.dumps({"schemaVersion": 2, "manifests": [{"digest": digest, "mediaType": "x", "size": 1}]})
+    )
+    slurm.environ["SLURM_OCI_RUNTIME"] = "crun"
+    found = told(slurm, "explain", "--json", layout)
+    assert (found["mode"], found["argv"], found["import"]["importer"]) == (None, [], "umoci")
+    assert "the plan is made when the image is unpacked" in ask(slurm, "explain", layout).out
+
+
+def test_a_supervised_command_is_not_shown_as_one_to_paste(slurm, tool, image, place, stand_in):
+    """Its paths are made before."""
+    stand_in("crun")
+    (place / "config.json").write_text('{"root": {"path": "image"}}')
+    slurm.environ["SLURM_OCI_RUNTIME"] = "crun"
+    lines = ask(slurm, "explain", place, "/bin/sh").out.splitlines()
+    beside = lines[lines.index("command  (supervise)") + 1]
+    assert beside == "  needs what `before` makes: `slurm-oci-plugins run …` does all of it"
 
 
 def test_explain_of_what_cannot_be_done_tells_how_far_it_came(slurm, tool):

@@ -274,7 +274,7 @@ def test_explain_shows_where_each_setting_is_from(slurm, place):
     ]
     assert shown[shown.index("settings") + 1 :][:4] == [
         f"  runtime=unshare  (`runtime` in {place}/base.toml:3)",
-        f"  workdir=/bin  (`workdir` in {path}:3)",
+        f"  workdir=/bin  (`workdir` in {path}:3, over / of `workdir` in {place}/base.toml:2)",
         f"  home=none  (`home` in {place}/base.toml:1)",
         "  gpu=none  (SLURM_OCI_GPU)",
     ]

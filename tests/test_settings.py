@@ -117,6 +117,7 @@ def test_later_layers_win_and_mounts_add_up(tmp_path):
             "mounts": "SLURM_OCI_MOUNTS",
             "writable": "SLURM_OCI_WRITABLE",
         },
+        lost=(("env", "all", "`env` in site.toml"),),
     )
 
 

@@ -121,6 +121,8 @@ def page(shown: Mapping[str, Any]) -> Page:
     else:
         work(made, shown)
         surroundings(made, shown)
+    for hint in shown["hints"]:
+        made.line(hint, dim=True)
     for note in shown["notes"]:
         made.lines += [made.styled(line, fg="yellow") for line in made.folded(f"warning: {visible(note)}", 4)]
     return made
@@ -133,7 +135,7 @@ def importing(made: Page, shown: Mapping[str, Any]) -> None:
     for argv in first["commands"]:
         made.command(argv)
     made.head("command")
-    made.line(f"`{shown['runtime']}` runs it; how, is known when the image is unpacked")
+    made.line(f"`{shown['runtime']}` runs it")
 
 
 def decision(made: Page, shown: Mapping[str, Any]) -> None:
@@ -160,6 +162,9 @@ def work(made: Page, shown: Mapping[str, Any]) -> None:
         if shown["files"]:
             made.line(f"written into the task's private directory: {', '.join(shown['files'])}")
     made.head("command", shown["mode"])
+    if shown["mode"] == "supervise":
+        what = "what `before` makes" if shown["prepare"] or shown["files"] else "the task's private directory"
+        made.line(f"needs {what}: `slurm-oci-plugins run …` does all of it", dim=True)
     made.command(shown["argv"])
     if shown["cleanup"]:
         made.head("afterwards")
@@ -174,7 +179,8 @@ def surroundings(made: Page, shown: Mapping[str, Any]) -> None:
         made.head("settings")
     for name, value in asked.items():
         if name != "variables":
-            made.line(f"{name}={value['value']}  ({value['from']})")
+            over = [f"over {lost['value']} of {lost['from']}" for lost in value.get("over", ())]
+            made.line(f"{name}={value['value']}  ({', '.join([value['from'], *over])})")
     for name, text in asked.get("variables", {"value": {}})["value"].items():
         made.variable("env", name, text)
     made.head("mounts")
@@ -186,11 +192,16 @@ def surroundings(made: Page, shown: Mapping[str, Any]) -> None:
         must = "" if mount["wish"] else ", if possible"
         made.line(f"{what}  ({how}{mount['why']}{must})")
     made.line(f"working directory: {shown['workdir']}")
-    if shown["container_env"]["set"] or shown["container_env"]["unset"]:
+    inside = shown["container_env"]
+    if inside["set"] or inside["unset"] or inside["image"]:
         made.head("variables in the container", "where they are not the job's")
-        variables(made, shown["container_env"])
+        variables(made, inside)
+        if "PATH" in inside["image"]:
+            made.line("from the image, or standard: PATH")
+        if others := [name for name in inside["image"] if name != "PATH"]:
+            made.line(f"from the image, where it has them: {', '.join(others)}")
     made.head("environment of the runtime", "where it is not the job's")
-    above = set(shown["container_env"]["unset"])
+    above = {*inside["unset"], *inside["image"]}
     variables(made, {**shown["env"], "unset": [name for name in shown["env"]["unset"] if name not in above]})
     for name, value in shown["own"].items():
         made.variable("kept", name, value)

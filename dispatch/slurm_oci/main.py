@@ -301,7 +301,11 @@ def look_for_hook(
     if why:
         trace.append(("hook", "no", why))
         return None
-    judgement = hook.find(told.home, asked.uid)
+    try:
+        judgement = hook.find(told.home, asked.uid)
+    except Problem as problem:
+        trace.append(("hook", "refused", problem.message))
+        raise
     if judgement.hook:
         trace.append(("hook", judgement.hook.path, "there and safe: it takes over"))
     else:

@@ -58,6 +58,7 @@ def combine(layers: "Iterable[tuple[str, Mapping[str, Any]]]", cwd: str) -> Sett
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     mounts: list[Mount] = []
+    lost: list[tuple[str, Any, str]] = []
     for origin, layer in layers:
         for name, value in layer.items():
             label = origin if origin.startswith("`") else f"`{name}` in {origin}"
@@ -77,9 +78,11 @@ def combine(layers: "Iterable[tuple[str, Mapping[str, Any]]]", cwd: str) -> Sett
                     f"in the job's directory it is `{os.path.join(cwd, value)}`",
                 )
             else:
+                if name in values:
+                    lost.append((name, values[name], origins[name]))
                 values[name] = value
             origins[name] = label
-    return Settings(**{**values, "mounts": tuple(mounts), "origins": origins})
+    return Settings(**{**values, "mounts": tuple(mounts), "origins": origins, "lost": tuple(lost)})
 
 
 def read_mounts(value: "str | Iterable[str]", label: str, cwd: str) -> list[Mount]:

@@ -162,6 +162,7 @@ class Settings(Value):
     debug: str = "0"  # 0, 1
     variables: "Mapping[str, str]" = {}  # set in the container by name, over everything else
     origins: "Mapping[str, str]" = {}  # field -> where its value comes from; absent: the default
+    lost: "tuple[tuple[str, Any, str], ...]" = ()  # (field, value, origin) that another came over, in order
 
     def wished(self, name: str) -> bool:
         """True where the job, a definition or the site asked for it, so that it must be refused

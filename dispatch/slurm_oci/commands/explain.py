@@ -1,5 +1,6 @@
 """`slurm-oci-plugins explain IMAGE [-- COMMAND…]`"""
 
+import contextlib
 import json
 import sys
 from collections.abc import Mapping
@@ -120,21 +121,21 @@ def as_data(decision: Any, trace: list[tuple[str, str, str]]) -> dict[str, Any]:
     box = decision.container
     settings = {**decision.settings.as_dict(), "variables": masked(dict(decision.settings.variables))}
     return {
-        "image": {"name": decision.image.name, "path": decision.image.path, "kind": decision.image.kind},
+        "image": image_data(decision),
         "import": import_data(decision.first),
         "runtime": decision.runtime or "user hook",
         "trace": steps(trace),
-        "mode": plan.mode,
+        "mode": None if decision.first else plan.mode,
         "argv": without_secrets(decision),
         "cwd": plan.cwd or job.cwd,
         "env": differences(job.env, plan.env),
-        "container_env": differences(job.env, box.env) if box else {"set": {}, "unset": []},
+        "container_env": of_container(job.env, box.env if box else job.env),
         "mounts": [mount.as_dict() for mount in box.mounts] if box else [],
         "workdir": box.workdir if box else job.cwd,
         "settings": {
-            name: {"value": value, "from": decision.settings.origins.get(name, "built-in")}
+            name: setting_data(name, value, decision.settings)
             for name, value in settings.items()
-            if name not in ("origins", "mounts")
+            if name not in ("origins", "mounts", "lost")
         },
         "own": masked(dict(box.own)) if box else {},
         "files": [file.name for file in plan.files],
@@ -142,7 +143,38 @@ def as_data(decision: Any, trace: list[tuple[str, str, str]]) -> dict[str, Any]:
         "cleanup": [list(argv) for argv in plan.cleanup]
         + ([["remove", decision.private]] if plan.mode == "supervise" else []),
         "notes": list(decision.notes),
+        "hints": hints(decision),
     }
+
+
+def image_data(decision: Any) -> dict[str, str]:
+    """Before a hook nothing looks at the image; here it is told as far as it can be seen."""
+    from slurm_oci.image import classify
+    from slurm_oci.problems import Problem
+
+    found = decision.image
+    if not found.kind:
+        with contextlib.suppress(Problem):
+            found = classify(found.name, decision.job.cwd)
+    return {"name": found.name, "path": found.path, "kind": found.kind}
+
+
+def hints(decision: Any) -> list[str]:
+    """What the reader should know of what is shown."""
+    if decision.first:
+        return ["the plan is made when the image is unpacked: how the command runs is not known before"]
+    if not decision.runtime:
+        return ["SLURM_OCI_USER_HOOK=no shows what happens after it hands back"]
+    return []
+
+
+def setting_data(name: str, value: Any, settings: Any) -> dict[str, Any]:
+    """Its value, where that comes from, and what it came over, if anything; the last first."""
+    found = {"value": value, "from": settings.origins.get(name, "built-in")}
+    over = [{"value": lost, "from": origin} for lost_name, lost, origin in settings.lost if lost_name == name]
+    if over and name != "variables":  # which add up
+        found["over"] = over[::-1]
+    return found
 
 
 def import_data(first: Any) -> dict[str, Any] | None:
@@ -183,6 +215,15 @@ def differences(job: Mapping[str, str], other: Mapping[str, str]) -> dict[str, A
     """What `other` sets otherwise than the job's environment, and what it lacks."""
     given = {name: value for name, value in other.items() if job.get(name) != value}
     return {"set": masked(given), "unset": sorted(set(job) - set(other))}
+
+
+def of_container(job: Mapping[str, str], env: Mapping[str, str]) -> dict[str, Any]:
+    """`differences`; what the image has its own of is no variable that the container lacks."""
+    from slurm_oci.container import IMAGES_OWN
+
+    found = differences(job, env)
+    own = [name for name in IMAGES_OWN if name in found["unset"]]
+    return found | {"unset": [name for name in found["unset"] if name not in own], "image": own}
 
 
 def without_secrets(decision: Any) -> list[str]:
