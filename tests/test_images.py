@@ -785,3 +785,24 @@ def test_what_one_runtime_refuses_the_next_one_runs(site, rootfs, stand_in):
     site.job["SLURM_OCI_RUNTIME"] = "podman"
     ended = site.run(image, "/bin/sh", "-c", "echo ran")
     assert (ended.status, "[image-refused]" in ended.err) == (125, True)
+
+
+def test_podman_leaves_to_umoci_what_it_would_do_in_every_task(site, layout, stand_in):
+    """It starts from what was unpacked once; by itself where there is no umoci."""
+    podman, umoci = stand_in("podman"), stand_in("umoci", UMOCI.replace("BUSYBOX", BUSYBOX))
+    site.job["SLURM_OCI_RUNTIME"] = "podman"
+
+    def image():
+        done = len(podman.calls)
+        ended = site.run(layout, "/bin/sh")
+        assert ended.status == 0, ended.err
+        words = next(list(words) for words in podman.words[done:] if "run" in words)
+        return words[-3:-1] if "--rootfs" in words else words[-2:-1]
+
+    entry = f"{site.place}/images/{site.uid}/entries/sha256-aa.oci-bundle"
+    assert image() == ["--rootfs", f"{entry}/image/rootfs:O"]
+    assert len(umoci.calls) == 2
+    umoci.path.unlink()
+    assert image() == ["--rootfs", f"{entry}/image/rootfs:O"]  # it is there
+    shutil.rmtree(f"{site.place}/images/{site.uid}")
+    assert image() == [f"oci:{layout}"]

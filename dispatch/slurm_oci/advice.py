@@ -60,7 +60,7 @@ def not_carried(
 ) -> "Problem":
     """The runtime cannot do what somebody asked for: which others could, for this kind of image."""
     able = []
-    for other, *_ in catalog["candidates"].get(image.kind, ()):
+    for other in dict.fromkeys(other for other, *_ in catalog["candidates"].get(image.kind, ())):
         try:
             if wish in catalogs.load(other, catalog, prefix).carries:
                 able.append(other)

@@ -29,7 +29,7 @@ class Way(Value):
     runtime: str
     executables: "Mapping[str, str]"  # the runtime's programs on this node, by name
     places: tuple[str, ...]  # where they were looked for, each like $PATH
-    is_named: bool = False  # asked for by name: that one or none
+    is_named: bool = False  # asked for by name: this one or none
     entry: "tuple[Cache, str] | None" = None  # the cache and the entry in it, where it is unpacked
     kind: str = ""  # of the entry, or of what the importer will make; empty: the image's own
     importer: "Importer | None" = None  # what has to unpack the image first
@@ -56,10 +56,11 @@ def ways(
     candidates = catalog["candidates"].get(image.kind, ())
     caches = None
     if name:
-        candidates = [named(name, asked_by, image, catalog)]
+        candidates = named(name, asked_by, image, catalog)
         why = f"asked for by {asked_by}"
     passed_over = {}
-    for runtime, needed, through in candidates:
+    for number, (runtime, needed, through) in enumerate(candidates, 1):
+        is_last = number == len(candidates)
         executables, missing = node.find_all(needed)
         if missing:
             if name:
@@ -67,14 +68,14 @@ def ways(
             passed_over[runtime] = f"`{missing}` is not on this node"
             trace.append(("runtime", f"not {runtime}", passed_over[runtime]))
             continue
-        way, first = Way(runtime, executables, node.places, bool(name)), ""
+        way, first = Way(runtime, executables, node.places, bool(name) and is_last), ""
         if through is not None:
             from slurm_oci.cache import Caches  # few images have to be unpacked
 
             caches = caches or Caches(site, request, job, image)
             way, first = unpacked(way, image, through, caches, node)
             if not way.kind:
-                if name:
+                if name and is_last:
                     raise problems.RuntimeMissing(
                         f"`{name}` (from {asked_by}) does not take images of kind {image.kind} as they are,"
                         f" and nothing on this node makes of `{image.name}` what it takes: it {first}",
@@ -84,7 +85,7 @@ def ways(
                 trace.append(("runtime", f"not {runtime}", first))
                 continue
         if not way.entry and would_pull(runtime, image, catalog):
-            if name:
+            if name and is_last:
                 break
             passed_over[runtime] = "would fetch it from a registry, which this site does not allow"
             trace.append(("runtime", f"not {runtime}", passed_over[runtime]))
@@ -137,8 +138,8 @@ def allowed(name: str, site: "Mapping[str, Any]") -> bool:
     return name not in site["refuse_runtimes"] and name in (site["allow_runtimes"] or (name,))
 
 
-def named(name: str, asked_by: str, image: Image, catalog: "Mapping[str, Any]") -> "tuple[Any, ...]":
-    """The candidate that was asked for by name: that one or none."""
+def named(name: str, asked_by: str, image: Image, catalog: "Mapping[str, Any]") -> "list[Any]":
+    """The candidate that was asked for by name, or the two ways that it has: that one or none."""
     runtimes = catalog["runtimes"]
     if name not in runtimes:
         near = nearest(name, list(runtimes))
@@ -154,14 +155,13 @@ def named(name: str, asked_by: str, image: Image, catalog: "Mapping[str, Any]") 
             f"it allows: {others or 'none'}",
         )
     candidates = catalog["candidates"].get(image.kind, ())
-    for candidate in candidates:
-        if candidate[0] == name:
-            found: tuple[Any, ...] = candidate
-            return found
+    found = [candidate for candidate in candidates if candidate[0] == name]
+    if found:
+        return found
     raise problems.ImageRefused(
         f"`{name}` (from {asked_by}) does not take `{image.name}`, which is of kind {image.kind}:"
         f" it takes {', '.join(runtimes[name]['accepts'])}",
-        f"runtimes that take it: {', '.join(other for other, *_ in candidates) or 'none'};"
+        f"runtimes that take it: {', '.join(dict.fromkeys(other for other, *_ in candidates)) or 'none'};"
         " where none is asked for, the site's order decides",
     )
 

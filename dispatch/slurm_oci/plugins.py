@@ -19,7 +19,7 @@ from slurm_oci.problems import nearest
 from slurm_oci.values import Runtime
 
 BUILT_IN = "slurm-oci"
-LISTS = ("accepts", "executables", "carries", "private", "variables", "version")  # of a Runtime
+LISTS = ("accepts", "executables", "carries", "private", "variables", "version", "unpacked")  # of a Runtime
 
 
 class Manager(pluggy.PluginManager):
@@ -113,17 +113,19 @@ class Gathered:
 def candidates(kind: str, runtimes: list[Runtime]) -> Iterator[tuple[str, list[str], list[Any] | None]]:
     """For the catalog, of each runtime that can have an image of `kind`: its name, its executables,
     and None where it takes the kind itself, else the importers that make one that it takes: their
-    names, executables and the kind that they give."""
+    names, executables and the kind that they give. What takes it itself but leaves it to importers
+    where there are some is listed twice."""
     for runtime in runtimes:
         ways: list[Any] = [
             (one.name, list(one.executables), one.gives)
             for one in importers.TABLE
-            if kind in one.takes and one.gives in runtime.accepts
+            if kind in one.takes and one.gives in (runtime.unpacked or runtime.accepts)
         ]
-        if kind in runtime.accepts:
-            yield runtime.name, list(runtime.executables), None
-        elif ways:
+        is_taken = kind in runtime.accepts
+        if ways and (runtime.unpacked or not is_taken):
             yield runtime.name, list(runtime.executables), ways
+        if is_taken:
+            yield runtime.name, list(runtime.executables), None
 
 
 def gather(prefix: str) -> Gathered:

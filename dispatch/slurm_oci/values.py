@@ -247,4 +247,6 @@ class Runtime(Value):
     version: tuple[str, ...] = ("--version",)  # the arguments that make it print its version
     probe: "Callable[[str], Mapping[str, Any]] | None" = None  # executable -> capabilities
     fetches: bool = True  # whether it fetches a reference, which the site must allow; else it has it
+    # What it takes of importers, where that is not what it accepts: it leaves all to them that they can do.
+    unpacked: tuple[str, ...] = ()
     check: "Callable[[Container], Plan] | None" = None  # what `doctor` tries beside a task's own plan

@@ -38,7 +38,8 @@ def slurm_oci_runtimes() -> list[Runtime]:
                 *("mounts", "workdir", "variables", "arguments", "home=none", "entrypoint=yes"),
                 *("writable=tmp", "writable=yes", "gpu=nvidia", "gpu=amd", "gpu=none"),
             ),
-            private=kinds,
+            private=(*kinds, "oci-bundle"),
+            unpacked=("oci-bundle",),
             variables=("CONTAINERS_", "PODMAN_", "REGISTRY_", "STORAGE_"),
         )
     ]

@@ -72,7 +72,7 @@ def counted(slurm):
 SHOW = 'echo "$IMAGE $PATH"; id -u; cat /etc/os-release'
 
 
-@pytest.mark.parametrize("runtime", ["crun", "runc", "charliecloud", "apptainer", "unshare"])
+@pytest.mark.parametrize("runtime", ["crun", "runc", "charliecloud", "apptainer", "podman", "unshare"])
 def test_every_runtime_runs_what_is_packed(slurm, counted, runtime):
     """A layout and both kinds of archive: with the image's variables, as the user himself, and the
     unpacked image stays as it is. The layout and its archive are one image, kept once."""
@@ -178,7 +178,7 @@ def registry(slurm, counted):
     root.path("/etc/containers/registries.conf.d/test.conf").unlink()
 
 
-@pytest.mark.parametrize("runtime", ["", "charliecloud"])
+@pytest.mark.parametrize("runtime", ["", "charliecloud", "podman"])
 def test_a_reference_is_fetched_once(slurm, counted, registry, runtime):
     """And the registry asked once for each step; later steps fetch nothing as long as it has the same."""
     status, out, _ = slurm.srun(
@@ -188,6 +188,34 @@ def test_a_reference_is_fetched_once(slurm, counted, registry, runtime):
     assert [counted.calls(f"skopeo {what}") for what in ("inspect", "copy")] == [[1], [1]]
     assert slurm.srun(registry, "/bin/true", options=["-n4", "-O"])[0] == 0
     assert [counted.calls(f"skopeo {what}") for what in ("inspect", "copy")] == [[2], [1]]
+
+
+def test_podman_fetches_by_itself_where_nothing_else_can(slurm, counted, registry):
+    """On a node without umoci, and without apptainer: in each task, with the image's variables."""
+    site = slurm.root.path("/opt/slurm-oci/site.toml")
+    lacking = [f'{name} = "/nowhere"\n' for name in ("apptainer", "singularity")]
+    site.write_text(site.read_text().replace("[images]", "".join(lacking) + "[images]"))
+    slurm.root.path("/opt/count/umoci").unlink()
+    status, out, err = slurm.srun(
+        registry, "/bin/sh", "-c", "echo $IMAGE; id -u", options=["-n2", "-O"], SLURM_OCI_RUNTIME="podman"
+    )
+    assert (status, out) == (0, b"busybox\n1001\n" * 2), err
+    assert counted.calls("") == [0]
+    for kind in PACKED:
+        ended = slurm.srun(IMAGES[kind], "/bin/sh", "-c", "echo $IMAGE; id -u", SLURM_OCI_RUNTIME="podman")
+        assert ended == (0, b"busybox\n1001\n", b"")
+
+
+def test_podman_leaves_a_sites_store_that_it_cannot_write_to_others(slurm, counted):
+    """It takes no directory of somebody else's: then it unpacks the image itself."""
+    root = slurm.root
+    root.run(["install", "-d", "-o", "bob", "/srv/store"], user="root", check=True)
+    counted.site(store="/srv/store", owner="bob")
+    command = ["/opt/slurm-oci/bin/slurm-oci-plugins", "prefetch", "--store", IMAGES["docker-archive"]]
+    assert root.run(command, user="bob").returncode == 0
+    ended = slurm.srun(IMAGES["docker-archive"], "/bin/sh", "-c", "echo $IMAGE", SLURM_OCI_RUNTIME="podman")
+    assert ended == (0, b"busybox\n", b"")
+    root.run(["rm", "-rf", "/srv/store"], user="root", check=True)
 
 
 def test_a_tag_that_moves_is_seen_by_the_next_step(slurm, counted, registry):
