@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from conftest import container, job, request
+from conftest import container, job, make_stand_in, request
 
 from slurm_oci import conf, mpi
 from slurm_oci.container import build
@@ -172,7 +172,8 @@ def test_a_pmix_server_that_is_not_there_is_refused(spool):
 def test_the_container_has_both(tmp_path, spool, descriptor):
     """And a mount of the user's own that holds the directory already is enough."""
     env = {**PMIX, "PMI_FD": str(descriptor), "PMIX_SERVER_TMPDIR": "/run/spool/pmix.42.3"}
-    (tmp_path / "image").mkdir()
+    (tmp_path / "image/bin").mkdir(parents=True)
+    make_stand_in(tmp_path / "image/bin/echo")
     image = Image("/i", "rootfs", str(tmp_path / "image"), str(tmp_path / "image"))
     asked = request("/i", "echo", spool=str(spool))
     one = build(asked, job(env), image, Settings())
