@@ -462,16 +462,16 @@ def verdict_of(runtime, stand_in, place, words):
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"command": ("echo", "\udcff")}, r"word 1 of the command, '\udcff',"),
+        ({"command": ("echo", "\udcff")}, "word 1 of the command, `\udcff`,"),
         ({"env": {"TOKEN": "\udcff"}}, "the value of the variable `TOKEN`"),
-        ({"env": {"\udcff": "1"}}, r"the name of the variable '\udcff'"),
+        ({"env": {"\udcff": "1"}}, "the name of the variable `\udcff`"),
         (
             {"mounts": (Mount("/\udcff", "/a", why="SLURM_OCI_MOUNTS"),)},
-            r"the source of a mount (SLURM_OCI_MOUNTS), '/\udcff',",
+            "the source of a mount (SLURM_OCI_MOUNTS), `/\udcff`,",
         ),
-        ({"mounts": (Mount("/a", "/\udcff", why="home"),)}, r"the target of a mount (home), '/\udcff',"),
-        ({"workdir": "/\udcff"}, r"the working directory, '/\udcff',"),
-        ({"image": Image("i", "rootfs", "/\udcff", "/\udcff")}, r"the image's path, '/\udcff',"),
+        ({"mounts": (Mount("/a", "/\udcff", why="home"),)}, "the target of a mount (home), `/\udcff`,"),
+        ({"workdir": "/\udcff"}, "the working directory, `/\udcff`,"),
+        ({"image": Image("i", "rootfs", "/\udcff", "/\udcff")}, "the image's path, `/\udcff`,"),
     ],
 )
 @pytest.mark.parametrize("runtime", ["apptainer", "crun", "runc"])

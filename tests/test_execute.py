@@ -487,7 +487,7 @@ def test_an_error_is_one_line_whatever_the_names_in_it(capfd):
     """A newline or an escape sequence in a path can neither break the line nor reach the terminal."""
     report(RuntimeFailed("cannot start `/a\nb\x1b[31m\udcff`", "look at `\r`"))
     assert capfd.readouterr().err == (
-        "slurm-oci: error: cannot start `/a\\nb\\x1b[31m\\udcff` [runtime-failed]\n  look at `\\r`\n"
+        "slurm-oci: error: cannot start `/a\\nb\\x1b[31m\\xff` [runtime-failed]\n  look at `\\r`\n"
     )
 
 

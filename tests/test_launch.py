@@ -35,7 +35,9 @@ def test_the_shipped_line_brings_every_word(explain, version):
     """In each release, quoted rightly or not, the entry point reads what the user wrote."""
     status, shown = explain(multi("/opt/slurm-oci"), version, "/a 'b", *COMMAND)
     assert (status, shown["command"], shown["faults"]) == (0, list(COMMAND), [])
-    assert (shown["key"], shown["line"], shown["words"]) == ("RunTimeRun", 18, None)
+    assert (shown["key"], shown["line"], shown["image"]) == ("RunTimeRun", 18, "/a 'b")
+    program, *fields = shown["words"][1:]
+    assert (program, fields[0], fields[3:][2:]) == ("/opt/slurm-oci/run", "-", [fields[5], "0", "0"])
 
 
 def test_the_guides_line_is_shown_word_by_word(explain):
@@ -58,6 +60,7 @@ def test_the_guides_line_is_shown_word_by_word(explain):
         ("26.05.5", "/a b", "x", ["%b: the shell reads `/a b` itself, since %b is not in quotes"]),
         ("26.05.5", "/a;b", "x", ["%b: the shell reads `/a;b` itself, since %b is not in quotes"]),
         ("26.05.5", "/a", "it's", []),
+        ("26.05.4", "/a", "it's", [OLD_QUOTE.replace("24.11.5 writes", "26.05.4 may write")]),
         (
             "24.11.5",
             "/a",
@@ -79,6 +82,70 @@ def test_a_quote_in_a_quoted_path_is_explained(explain):
     assert (status, shown["words"]) == (1, None)
     assert shown["acts"].startswith("a quote without its partner")
     assert shown["faults"] == ["%b: the single quote in `/a'b` ends the quotes around %b"]
+
+
+BEHIND = "%@: it stands behind a comment sign, and the entry point takes it from there only with SLURM_OCI_LINE and"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "faults"),
+    [
+        ("run - '%m'", "run %b '%m'", ["%b: the shell reads `/a b` itself, since %b is not in quotes", f"{BEHIND} `-` in the place of %b"]),
+        ("SLURM_OCI_LINE=", "LINE=", [f"{BEHIND} `-` in the place of %b"]),
+        ("CreateEnvFile=null", "", ["%b: `-` stands for it, and without CreateEnvFile nothing says what it is"]),
+    ],
+)  # fmt: skip
+def test_a_line_that_only_looks_like_the_shipped_one_has_faults(explain, old, new, faults):
+    """The entry point takes nothing from the shell's line then, or nothing can tell it the image."""
+    status, shown = explain(multi("/opt/slurm-oci").replace(old, new), "26.05.5", "/a b", "echo")
+    assert (status, shown["faults"]) == (1, faults)
+    assert (shown["command"] is None) == (BEHIND in faults[-1])
+
+
+def as_text(tmp_path, text, *words):
+    path = tmp_path / "oci.conf"
+    path.write_text(text)
+    done = CliRunner().invoke(cli, ["explain", "--oci-conf", str(path), *words])
+    return done.output.replace(str(path), "FILE").splitlines()
+
+
+def test_people_see_where_the_image_comes_from(tmp_path):
+    """With the shipped file no word of the shell's is the image."""
+    shown = as_text(
+        tmp_path, multi("/opt/slurm-oci"), "--slurm-version", "24.11.5", "/a b", "--", "echo", "it's"
+    )
+    image = shown.index("image  (from SLURM_CONTAINER in the job's environment)")
+    assert shown[2:5] == ["words  (as /bin/sh makes them)", "  exec", "  /opt/slurm-oci/run"]
+    assert shown[image + 1 :] == [
+        "  '/a b'",
+        "command  (as the entry point reads it in the line above)",
+        "  echo",
+        "  'it'\"'\"'s'",
+    ]
+
+
+def test_people_see_bytes_and_line_breaks_as_what_they_are(tmp_path):
+    """And not as the letters that look like them."""
+    text = 'IgnoreFileConfigJson=true\nRunTimeRun="exec x %@"\n'
+    words = ["--slurm-version", "26.05.5", "/a", "--", "a\nb", "a\\nb", "\udcff", "é", "\x80"]
+    first, line, *_ = as_text(tmp_path, text, *words)
+    assert first.endswith(r"Slurm 26.05.5; a backslash is shown as \\, a line break as \n, a byte as \xff)")
+    assert line == r"  exec x 'a\nb' 'a\\nb' '\xff' 'é' '\u0080'"
+
+
+def test_people_are_told_that_nothing_starts(tmp_path):
+    """A quote without its partner is no work for a shell."""
+    shown = as_text(tmp_path, guide.example("multi"), "--slurm-version", "26.05.5", "/a'b", "--", "x")
+    assert shown[2] == "  the shell does not start it: a quote without its partner at `'`"
+
+
+def test_people_are_told_which_release_is_assumed(tmp_path, monkeypatch):
+    """Where there is no Slurm to ask, and none was named."""
+    monkeypatch.setattr("slurm_oci.installed_slurm.found", lambda: None)
+    first, *_ = as_text(tmp_path, guide.example("multi"), "/a", "--", "x")
+    assert first == "/bin/sh -c  (RunTimeRun, FILE:3, Slurm 26.05.5, assumed: there is no slurmd here)"
+    first, *_ = as_text(tmp_path, guide.example("multi"), "--slurm-version", "26.05.5", "/a", "--", "x")
+    assert first == "/bin/sh -c  (RunTimeRun, FILE:3, Slurm 26.05.5)"
 
 
 def test_a_bundle_is_the_tasks_own_where_slurm_fills_in_the_config(explain, tmp_path):
@@ -111,7 +178,7 @@ def test_people_get_the_same_as_text(tmp_path):
     assert done.output.splitlines() == [
         f"/bin/sh -c  (RunTimeRun, {path}:2, Slurm 26.05.5)",
         f"  exec x /a b '{spool}' '' 'c d'",
-        "words",
+        "words  (as /bin/sh makes them)",
         *("  exec", "  x", "  /a", "  b", f"  {spool}", "  ''", "  'c d'"),
         "fault: %b: the shell reads `/a b` itself, since %b is not in quotes",
     ]

@@ -292,13 +292,13 @@ def told(container: Container) -> "Iterable[tuple[str, str]]":
     """Every text of the user's that a runtime is told, with what it is. (Not the values of variables
     in what it is called: they may be secrets.)"""
     for number, word in enumerate(container.command):
-        yield f"word {number} of the command, {ascii(word)[:80]},", word
+        yield f"word {number} of the command, `{word[:80]}`,", word
     for name, value in {**container.image.env, **container.env}.items():
-        yield f"the name of the variable {name!a}", name
+        yield f"the name of the variable `{name}`", name
         yield f"the value of the variable `{name}`", value
     for mount in container.mounts:
-        yield f"the source of a mount ({mount.why}), {mount.source!a},", mount.source
-        yield f"the target of a mount ({mount.why}), {mount.target!a},", mount.target
-    yield f"the working directory, {container.workdir!a},", container.workdir
+        yield f"the source of a mount ({mount.why}), `{mount.source}`,", mount.source
+        yield f"the target of a mount ({mount.why}), `{mount.target}`,", mount.target
+    yield f"the working directory, `{container.workdir}`,", container.workdir
     image = container.image.root or container.image.path or container.image.name
-    yield f"the image's path, {image!a},", image
+    yield f"the image's path, `{image}`,", image

@@ -9,7 +9,8 @@ import attrs
 from slurm_oci import accepted, line, pattern, trial
 from slurm_oci.conf import Conf, OciConfInvalid, read
 from slurm_oci.lint import in_shell
-from slurm_oci.pattern import LETTERS, QUOTES_RIGHT, Fields, ShellActs, Version
+from slurm_oci.ociconf import HANDOVER
+from slurm_oci.pattern import LETTERS, QUOTES_RIGHT, Fields, NeverEnds, ShellActs, Version
 from slurm_oci.problems import LineUndecodable
 from slurm_oci.values import Request
 
@@ -25,7 +26,9 @@ class Launch:
     shell: str  # what Slurm gives to `/bin/sh -c`
     words: list[str] | None  # what the shell makes of it; None where it does more than take words
     acts: str  # then: what it does first
-    command: list[str] | None  # the command as our entry point decodes it, where it is called
+    starts: bool  # False: it starts nothing, for a quote without its partner
+    image: str | None  # as our entry point takes it from SLURM_CONTAINER, where it does
+    command: list[str] | None  # as our entry point decodes it, where it does
     faults: list[str]  # what of the user's text does not arrive as it was written, and why
 
 
@@ -40,21 +43,34 @@ def launch(path: str, version: Version, image: str, command: tuple[str, ...]) ->
     request, job = trial.request_for(image, command)
     fields = fields_of(conf, version, request, job.cwd)
     shell = pattern.shell_line(entry.value, fields, version)
-    decoded, faults = None, []
-    if "SLURM_OCI_LINE=" in entry.value:
+    words, acts, starts = None, "", True
+    try:
+        words = list(pattern.shell_words(shell.removeprefix(HANDOVER)))
+    except ShellActs as error:
+        acts, starts = str(error), not isinstance(error, NeverEnds)
+    decoded, faults = None, faults_of(entry.value, fields, version)
+    hands_over = is_handed_over(entry.value)
+    if hands_over:
         try:
             decoded = list(line.decode(shell))
         except LineUndecodable as error:
             faults.append(error.message)
-    else:
-        faults = faults_of(entry.value, fields, version)
-    words, acts = None, ""
-    try:
-        words = list(pattern.shell_words(shell))
-    except ShellActs as error:
-        acts = str(error)
+        if accepted.env_file(conf) == "disabled":
+            faults.append("%b: `-` stands for it, and without CreateEnvFile nothing says what it is")
+    elif "@" in pattern.letters(entry.value) and "@" not in in_shell(entry.value)[1]:
+        faults.append(
+            "%@: it stands behind a comment sign, and the entry point takes it from there only with"
+            " SLURM_OCI_LINE and `-` in the place of %b"
+        )
     key = "RunTimeRun" if conf.last("RunTimeRun") else "RunTimeCreate"
-    return Launch(str(version), entry.file, entry.line, key, shell, words, acts, decoded, faults)
+    named = image if hands_over else None
+    place = (str(version), entry.file, entry.line, key)
+    return Launch(*place, shell, words, acts, starts, named, decoded, faults)
+
+
+def is_handed_over(text: str) -> bool:
+    """Whether the entry point takes the image and the command from where no shell has read them."""
+    return "SLURM_OCI_LINE=" in text and bool({"-", "'-'"} & set(text.split()))
 
 
 def read_valid(path: str, version: Version) -> Conf:
@@ -111,16 +127,8 @@ def faults_of(text: str, fields: Fields, version: Version) -> list[str]:
                 )
             continue
         value = fields.value(letter)
-        if letter in bare and unsafe(value):
+        if letter in bare and not pattern.is_plain(value):
             faults.append(f"%{letter}: the shell reads `{value}` itself, since %{letter} is not in quotes")
         elif letter not in bare and "'" in value:
             faults.append(f"%{letter}: the single quote in `{value}` ends the quotes around %{letter}")
     return faults
-
-
-def unsafe(value: str) -> bool:
-    """Whether a shell makes anything but one and the same word of it."""
-    try:
-        return pattern.shell_words(f"x {value}") != ("x", value)
-    except ShellActs:
-        return True

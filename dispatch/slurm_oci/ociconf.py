@@ -93,6 +93,10 @@ RunTimeRun="L=;while IFS= read -r l;do L=$L$l${IFS\#??};done</proc/$$/cmdline;SL
 """  # noqa: E501
 
 
+# What stands before `exec` there, as the shell gets it: it hands its own line over, and no more.
+HANDOVER = MULTI.partition('RunTimeRun="')[2].partition("exec ")[0].replace("\\#", "#")
+
+
 def multi(prefix: str) -> str:
     """The multi-runtime form for an installation in `prefix`. Raises ValueError for a path that
     cannot stand in oci.conf's line."""

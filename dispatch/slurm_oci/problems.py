@@ -104,7 +104,14 @@ def __getattr__(name: str) -> type[Problem]:
 
 def visible(text: str) -> str:
     """`text` with what a terminal would obey, or could not show, written as an escape."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() else escaped(c) for c in text)
+
+
+def escaped(sign: str) -> str:
+    """`sign` as an escape: `\\xff` is that very byte, one that is no text, and never a character's number."""
+    if "\udc80" <= sign <= "\udcff":
+        return f"\\x{ord(sign) - 0xDC00:02x}"
+    return f"\\u{ord(sign):04x}" if "\x80" <= sign <= "\xff" else ascii(sign)[1:-1]
 
 
 def nearest(word: str, known: "list[str] | tuple[str, ...]") -> str:

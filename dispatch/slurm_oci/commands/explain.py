@@ -89,26 +89,39 @@ def show_launch(
     """Prints the shell's line and its words, and ends."""
     import attrs
 
+    from slurm_oci import installed_slurm
     from slurm_oci.commands.oci_conf import release
     from slurm_oci.explanation import Page, shell_word
     from slurm_oci.launch import launch
     from slurm_oci.problems import visible
 
+    assumed = slurm_version is None and installed_slurm.found() is None
     shown = launch(path, release(slurm_version), image, words)
     if as_json:
-        click.echo(json.dumps(attrs.asdict(shown), indent=2))
+        click.echo(json.dumps(attrs.asdict(shown) | {"slurm_assumed": assumed}, indent=2))
         sys.exit(1 if shown.faults else 0)
     page = Page.of_stdout()
-    page.head("/bin/sh -c", f"{shown.key}, {shown.file}:{shown.line}, Slurm {shown.slurm_version}")
-    page.line(shown.shell, hanging=2)
+    beside = f"{shown.key}, {shown.file}:{shown.line}, Slurm {shown.slurm_version}"
+    beside += ", assumed: there is no slurmd here" if assumed else ""
+    if shown.shell.isprintable():
+        page.head("/bin/sh -c", beside)
+        page.line(shown.shell, hanging=2)
+    else:
+        page.head("/bin/sh -c", beside + r"; a backslash is shown as \\, a line break as \n, a byte as \xff")
+        page.line(shown.shell.replace("\\", "\\\\"), hanging=2)
     if shown.words is not None:
-        page.head("words")
+        page.head("words", "as /bin/sh makes them")
         page.lines += [f"  {shell_word(word)}" for word in shown.words]
-    if shown.command is not None:
-        page.head("command", "as the entry point reads it")
-        page.lines += [f"  {shell_word(word)}" for word in shown.command]
-    if shown.words is None and shown.command is None:
+    elif shown.starts:
         page.line(f"the shell does more with it than take its words: {shown.acts}")
+    else:
+        page.line(f"the shell does not start it: {shown.acts}")
+    if shown.image is not None:
+        page.head("image", "from SLURM_CONTAINER in the job's environment")
+        page.lines.append(f"  {shell_word(shown.image)}")
+    if shown.command is not None:
+        page.head("command", "as the entry point reads it in the line above")
+        page.lines += [f"  {shell_word(word)}" for word in shown.command]
     for fault in shown.faults:
         page.lines += [page.styled(line, fg="red") for line in page.folded(f"fault: {visible(fault)}", 4)]
     click.echo(page.text(), color=True)
