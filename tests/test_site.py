@@ -78,6 +78,13 @@ WRONG = {  # what is wrong -> (the file, line and message)
     "rules that are none": ("rules = 3\n", 1, "`rules` is 3: expected tables, each under [[rules]]"),
     "runtime": ("[runtimes]\nmine = 3\n", 2, "`runtimes.mine` is 3: expected a table"),
     "runtime's letter": ("[runtimes.mine]\naccepts = ['sif']\nrun = ['x', '%q']\n", 3, "`runtimes.mine.run`: "),
+    "runtime's program": (
+        "[runtimes.mine]\naccepts = ['sif']\nrun = ['%@']\n", 3,
+        "`runtimes.mine.run` begins with `%@`: expected a program's name or absolute path, the same for every task",
+    ),
+    "runtime's program in the image": ("[runtimes.mine]\nrun = ['%b/bin/sh', 'x']\naccepts = ['sif']\n", 2, "`runtimes.mine.run` begins with `%b/bin/sh`: "),
+    "runtime's relative program": ("[runtimes.mine]\nrun = ['bin/x']\naccepts = ['sif']\n", 2, "`runtimes.mine.run` begins with `bin/x`: "),
+    "runtime's nameless program": ("[runtimes.mine]\nrun = ['']\naccepts = ['sif']\n", 2, "`runtimes.mine.run` begins with ``: "),
     "runtime's kind": (
         "[runtimes.mine]\nrun = ['x']\naccepts = ['siff']\n", 3, "`runtimes.mine.accepts` has `siff`; did you mean `sif`?",
     ),
@@ -375,6 +382,33 @@ def site_toml(slurm, text: str) -> None:
 
 def explained(slurm, image) -> Ended:
     return ask(slurm, "explain", "--json", image, "--", "/bin/echo")
+
+
+def test_a_program_by_its_absolute_path_is_there_or_the_runtime_is_not(slurm, stand_in, image):
+    """`list` says so, the next runtime is tried, and asking for it by name is refused."""
+    there, gone = stand_in("of%ours", "exit 7"), slurm.place / "bin" / "gone"
+    site_toml(slurm, "")
+    with (slurm.prefix / "site.toml").open("a") as file:
+        for name, path in (("there", there.path), ("gone", gone)):
+            file.write(
+                f'[runtimes.{name}]\nrun = ["{path}", "%b"]\naccepts = ["rootfs"]\n'.replace("of%", "of%%")
+            )
+    by_name = {entry["name"]: entry for entry in json.loads(ask(slurm, "list", "--json").out)}
+    assert [by_name["there"][key] for key in ("usable", "executable")] == [True, str(there.path)]
+    assert [by_name["gone"][key] for key in ("usable", "executable")] == [False, None]
+    assert by_name["gone"]["reason"] == f"`{gone}` is not on this node"
+    slurm.job["SLURM_OCI_RUNTIME"] = "there"
+    assert (slurm.run(image, "/bin/echo").status, there.words) == (7, [[str(image)]])
+    slurm.job["SLURM_OCI_RUNTIME"] = "gone"
+    ended = slurm.run(image, "/bin/echo")
+    assert (ended.status, ended.err.splitlines()) == (
+        127,
+        [
+            f"slurm-oci: error: `gone` (from SLURM_OCI_RUNTIME) is started by `{gone}`, which is no program on"
+            " this node [runtime-missing]",
+            "  the site: install it, or name another in site.toml: [runtimes.gone] run",
+        ],
+    )
 
 
 @pytest.mark.parametrize("text", ['refuse_runtimes = ["tool"]\n', 'allow_runtimes = ["unshare"]\n'])

@@ -167,6 +167,11 @@ def named(name: str, asked_by: str, image: Image, catalog: "Mapping[str, Any]") 
 
 
 def not_here(name: str, asked_by: str, missing: str, node: "Node") -> "problems.Problem":
+    if missing.startswith("/"):
+        return problems.RuntimeMissing(
+            f"`{name}` (from {asked_by}) is started by `{missing}`, which is no program on this node",
+            f"the site: install it, or name another in site.toml: [runtimes.{name}] run",
+        )
     return problems.RuntimeMissing(
         f"`{name}` (from {asked_by}) needs `{missing}`, which is not on this node",
         "looked in " + ", ".join(folders(node.places)),
@@ -240,9 +245,10 @@ def find_executable(
     name: str, configured: "Mapping[str, str]", places: tuple[str, ...], known: "Known | None" = None
 ) -> str:
     """Where the program `name` is: where site.toml says, else the first of `places` (each like
-    $PATH) that has it. Empty where it is not."""
-    if name in configured:
-        return configured[name] if is_program(configured[name]) else ""
+    $PATH) that has it; an absolute path is there or nowhere. Empty where it is not."""
+    if name in configured or name[:1] == "/":
+        path = configured.get(name, name)
+        return path if is_program(path) else ""
     known = known or Known({})
     candidates = (f"{folder}/{name}" for folder in folders(places) if not known.lacks(folder, name))
     return next((path for path in candidates if is_program(path)), "")

@@ -1,7 +1,5 @@
 """Runtimes that a site defines in site.toml, by a list of words in oci.conf's letters."""
 
-import os
-
 from slurm_oci.job import STANDARD_PATH
 from slurm_oci.pattern import Fields, words
 from slurm_oci.values import Container, Plan, Runtime
@@ -23,9 +21,9 @@ def runtime(name: str, run: list[str], accepts: list[str], summary: str) -> Runt
             rootfs=container.image.root,
         ).replace(command=container.command)
         argv = words(template, fields)
-        program = container.executables.get(template[0], argv[0])
+        program = container.executables.get(argv[0], argv[0])
         path = container.job.env.get("PATH", STANDARD_PATH)
         return Plan((program, *argv[1:]), {"PATH": path, **container.env}, container.job.cwd)
 
-    executables = () if os.path.isabs(run[0]) else (run[0],)
-    return Runtime(name, summary, tuple(accepts), plan, executables=executables)
+    program = run[0].replace("%%", "%")  # it has no other letters
+    return Runtime(name, summary, tuple(accepts), plan, executables=(program,))

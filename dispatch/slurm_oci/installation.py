@@ -53,7 +53,7 @@ def install(prefix: str, python: str, data: str, templates: str) -> tuple[Gather
     try:
         config = ociconf.multi(prefix)
     except ValueError as error:
-        raise InstallFailed(str(error)) from None
+        raise InstallFailed(str(error), ociconf.PREFIX_CURE) from None
     settings = site.read(os.path.join(prefix, site.NAME))  # what tasks would refuse is refused before
     notes = []
     try:

@@ -43,7 +43,7 @@ def entry_point(prefix: str) -> str:
     try:
         return multi(prefix)
     except ValueError as error:
-        raise OciConfUnavailable(str(error), "install into a path of letters, digits and `._-+@`") from None
+        raise OciConfUnavailable(str(error), PREFIX_CURE) from None
 
 
 MODES = {  # by runtime, the first one where none is asked for
@@ -105,6 +105,7 @@ def multi(prefix: str) -> str:
     return MULTI.replace("PREFIX", prefix)
 
 
+PREFIX_CURE = "install into an absolute path of nothing but letters A-Z and a-z, digits, and `/._-+@`"
 PLAIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/._-+@"
 
 

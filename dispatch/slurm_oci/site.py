@@ -247,6 +247,16 @@ def defined(given: Any, place: Place) -> Defined:
     except Problem as problem:
         where = (*place, "run")
         raise Wrong(where, f"`{named(where)}`: {problem.message}", *problem.hints) from None
+    program = given["run"][0]
+    is_one = set(pattern.letters(program)) <= {"%"}
+    if not is_one or not program or ("/" in program and not program.startswith("/")):
+        where = (*place, "run")
+        raise Wrong(
+            where,
+            f"`{named(where)}` begins with `{program}`: expected a program's name or absolute path, the same"
+            " for every task",
+            'begin with a program that takes the rest: run = ["env", "%r/bin/tool", "%@"]',
+        )
     return Defined(**given)
 
 

@@ -180,11 +180,16 @@ def become(workdir: str, command: list[str], env: dict[str, str]) -> None:
 def fail(status: int, message: str, *hints: str) -> "NoReturn":
     code = {125: "setting-refused", 126: "runtime-failed", 127: "command-missing"}[status]
     hints = hints or ("another runtime may: `slurm-oci-plugins list` shows what this node has",)
-    visible = ("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text) for text in (message, *hints))
-    first, *rest = visible
+    shown = ("".join(c if c.isprintable() else escaped(c) for c in text) for text in (message, *hints))
+    first, *rest = shown
     lines = "\n  ".join([f"slurm-oci: error: {first} [{code}]", *rest])
     sys.stderr.buffer.write(os.fsencode(lines) + b"\n")
     sys.exit(status)
+
+
+def escaped(sign: str) -> str:
+    """As `slurm_oci.problems` writes it, which cannot be reached from here."""
+    return ascii(sign)[1:-1].replace("\\udc", "\\x")
 
 
 if __name__ == "__main__":
