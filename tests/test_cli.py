@@ -477,6 +477,22 @@ def test_installing_again_keeps_the_python_that_was_named(fresh, place):
     assert not (fresh / "run").read_text().startswith(f"#!{place}/python ")
 
 
+def test_a_python_or_a_prefix_that_users_cannot_reach_is_said(fresh, place):
+    """Every task would end with 126, and root would not see it."""
+    (place / "shut").mkdir(mode=0o700)
+    os.chown(place / "shut", ORDINARY, -1)
+    python = place / "shut" / "python3"
+    python.symlink_to(Path(sys._base_executable).resolve())
+    ended = install("install", "--prefix", fresh / "prefix", "--python", python)
+    cure = "`slurm-oci-plugins install --python /usr/bin/python3`"
+    assert f"note: users cannot enter `{place}/shut`, where `{python}` is: {cure}\n" in ended.out
+    fresh.chmod(0o700)
+    ended = install("install", "--prefix", fresh / "prefix", "--python", "/usr/bin/python3")
+    assert f"note: users cannot enter `{fresh}`, where `{fresh}/prefix` is: a --prefix that" in ended.out
+    fresh.chmod(0o755)
+    assert "cannot enter" not in install("install", "--prefix", fresh / "prefix").out
+
+
 def test_uninstall_removes_what_install_has_put_there(fresh):
     """And tells what it leaves because it is the admin's; an empty prefix goes too."""
     install("install", "--prefix", fresh)

@@ -1,5 +1,7 @@
 """`slurm-oci-plugins doctor`: what it finds, on this machine and on nodes that are set up wrong."""
 
+import contextlib
+import io
 import json
 import os
 import platform
@@ -9,13 +11,17 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import attrs
+import click
 import pytest
 from conftest import NAMESPACES
 from test_cli import ask
 
 from slurm_oci import across
+from slurm_oci import doctor as doctors
 from slurm_oci.checks import Finding, installation, last_line, tiny, tried, user
 from slurm_oci.checks import slurm as slurm_checks
+from slurm_oci.commands.doctor import show_nodes
 from slurm_oci.conf import read
 from slurm_oci.doctor import Report
 
@@ -193,9 +199,9 @@ def test_what_is_wrong_with_an_installation(prefix):
     (prefix / "site.toml").write_text('state = "/no/such/base"\n[images]\ncache = "/no/such/cache"\n')
     (prefix / "plugins.d" / "bad.py").write_text("import nothing_that_there_is\n")
     (prefix / "plugins.d" / "bad.py").chmod(0o664)
+    assert installation.entry_point(str(prefix)).state == "ok"
     findings = list(installation.checks(str(prefix)))
     assert found_by(findings) == {
-        "entry-point": "ok",
         "modes": "failed",
         "catalog": "warning",
         "plugin": "warning",
@@ -231,8 +237,36 @@ def test_a_site_toml_that_is_wrong_and_an_entry_point_without_its_python(prefix)
     (prefix / "site.toml").write_text("pul = true\n")
     run = prefix / "run"
     run.write_text("#!/no/such/python3\n" + run.read_text().partition("\n")[2])
-    findings = found_by(installation.checks(str(prefix)))
+    findings = found_by((installation.entry_point(str(prefix)), *installation.checks(str(prefix))))
     assert findings == {"entry-point": "failed", "site": "failed"}
+
+
+def test_a_python_that_users_cannot_reach_is_found_also_by_root(prefix, place):
+    """Who himself may enter everything."""
+    own(prefix)
+    (place / "shut").mkdir(mode=0o700)
+    python = place / "shut" / "python3"
+    run = prefix / "run"
+    first, _, rest = run.read_text().partition("\n")
+    python.symlink_to(first.removeprefix("#!").partition(" ")[0])
+    run.write_text(f"#!{python} -ISB\n{rest}")
+    findings = {finding.check: finding for finding in installation.checks(str(prefix))}
+    assert findings["reach"].message == f"users cannot enter `{place}/shut`, where `{python}` is"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can try as somebody else")
+def test_the_entry_point_is_tried_as_the_user_and_what_he_cannot_reach_is_said(prefix, place, monkeypatch):
+    """Also where this command itself is what he cannot reach, and so can import nothing more."""
+    own(prefix)
+    (place / "shut").mkdir(mode=0o700)
+    run = prefix / "run"
+    run.write_text(f"#!{place}/shut/python3\n")
+    (place / "shut" / "python3").symlink_to("/bin/true")
+    monkeypatch.setattr(doctors, "OURS", (str(place / "shut" / "os.py"),))
+    entry_point, who = doctors.as_user(str(prefix), "nobody")
+    assert entry_point.message == f"cannot start {run}: Permission denied"
+    assert (entry_point.state, who.state) == ("failed", "failed")
+    assert f"nobody, who cannot enter `{place}/shut`" in who.message
 
 
 def test_a_state_base_that_is_not_sticky_is_a_failure(tmp_path):
@@ -327,6 +361,39 @@ def test_what_one_node_lacks_differs_too():
     assert found.differences == {"crun": {"1.2": ["a"], across.NOTHING: ["b"]}}
 
 
+def test_what_is_wrong_is_told_once_with_its_nodes_and_its_cure():
+    """As on a node alone, in the order of the nodes."""
+    failed = Finding("runtimes", "runc", "failed", "it fails: no good", "mend it")
+    other = Finding("runtimes", "crun", "failed", "it fails", "mend this one")
+    warning = Finding("user", "subuid", "warning", "alice has no entry", "usermod")
+    reports = (
+        Report("a", "alice", (warning, failed)),  # only the worst is named in a node's line, and told
+        Report("b", "alice", (attrs.evolve(failed, same="1.1"), other)),
+        Report("c", "alice", (warning,)),
+        Report("d", "alice", (attrs.evolve(warning, state="ok"),)),
+    )
+    found = across.Nodes(reports, {}, ())
+    assert across.wrong(found) == {("a", "b"): [failed], ("b",): [other], ("c",): [warning]}
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert show_nodes(found, False) == 1
+    assert click.unstyle(out.getvalue()).splitlines() == [
+        "a  FAILED   runc",
+        "b  FAILED   runc, crun",
+        "c  warning  subuid",
+        "d  ok",
+        "on a, b",
+        "  FAILED   runc: it fails: no good",
+        "               mend it",
+        "on b",
+        "  FAILED   crun: it fails",
+        "               mend this one",
+        "on c",
+        "  warning  subuid: alice has no entry",
+        "               usermod",
+    ]
+
+
 TWO = """
 SLURMD_NODENAME=one SLURM_CONF={place}/1/slurm.conf "$@"
 SLURMD_NODENAME=two SLURM_CONF={place}/2/slurm.conf "$@"
@@ -343,7 +410,8 @@ def test_nodes_that_are_not_alike_are_marked_a_line_each(slurm):
     slurm.set_up()
     ended = ask(slurm, "doctor", "--across", "sh", "-c", TWO.format(place=slurm.place), "sh")
     assert (ended.status, ended.err) == (1, "")
-    one, two, title, *values = ended.out.splitlines()
+    one, two, *told = ended.out.splitlines()
+    title, *values = told[-3:]
     assert one.split()[0] == "one"
     assert two.split()[0] == "two"
     assert "differs in" not in one

@@ -106,6 +106,18 @@ def differences(reports: Iterable[Report]) -> dict[str, dict[str, list[str]]]:
     return found
 
 
+def wrong(found: Nodes) -> dict[tuple[str, ...], list[Finding]]:
+    """The worst findings of the nodes, each once, by the nodes that have it."""
+    where: dict[Finding, list[str]] = {}
+    for report in found.reports:
+        for finding in report.worst:
+            where.setdefault(attrs.evolve(finding, same=""), []).append(report.node)
+    by_nodes: dict[tuple[str, ...], list[Finding]] = {}
+    for finding, nodes in where.items():
+        by_nodes.setdefault(tuple(dict.fromkeys(nodes)), []).append(finding)
+    return by_nodes
+
+
 def deviating(found: Nodes, node: str) -> list[str]:
     """The checks in which the node is not as most others are."""
     return [check for check, values in found.differences.items() if node not in next(iter(values.values()))]

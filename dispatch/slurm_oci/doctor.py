@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import attrs
 
+import slurm_oci
 from slurm_oci import accepted, gc, plugins
 from slurm_oci.checks import (
     FAILED,
@@ -23,8 +24,10 @@ from slurm_oci.checks import (
     tried,
     user,
 )
+from slurm_oci.installation import closed
 from slurm_oci.problems import Problem
 
+OURS = (os.__file__, slurm_oci.__file__)  # what of this process's own code the user must reach
 MINUTES = 20  # for all that is tried as another user: each trial has its own, shorter limit
 
 
@@ -48,10 +51,15 @@ class Report:
         states = {finding.state for finding in self.findings}
         return next((state for state in (FAILED, WARNING) if state in states), "ok")
 
+    @property
+    def worst(self) -> list[Finding]:
+        """The findings that make the state what it is; none where all is well."""
+        return [finding for finding in self.findings if finding.state == self.state != "ok"]
+
 
 def examine(prefix: str, name: str = "") -> Report:
     """The node, as the user `name` or, without, as whoever asks. Raises DoctorRefused."""
-    findings = (*slurm.checks(prefix), *installation.checks(prefix), *as_user(prefix, name))
+    findings = (*as_user(prefix, name), *slurm.checks(prefix), *installation.checks(prefix))
     order = [group.GROUP.name for group in (kernel, user, slurm, installation, runtimes)]
     findings = tuple(sorted(findings, key=lambda finding: order.index(finding.group)))
     return Report(gc.this_node(), name or pwd_name(os.geteuid()), findings)
@@ -98,6 +106,16 @@ def as_user(prefix: str, name: str) -> list[Finding]:
 
 def trials(prefix: str) -> Iterator[Finding]:
     """As the effective user, who gets a directory of his own for it and loses it afterwards."""
+    yield installation.entry_point(prefix)
+    behind = next((path for path in OURS if not os.access(path, os.R_OK)), "")
+    if behind:  # whatever is imported from here on is not found
+        yield user.GROUP.failed(
+            "who",
+            f"nothing more can be tried as {pwd_name(os.geteuid())}, who cannot enter"
+            f" `{closed(behind) or os.path.dirname(behind)}`, where this command's own code is",
+            f"`{prefix}/bin/slurm-oci-plugins doctor`, of an installation that users can reach",
+        )
+        return
     place = tempfile.mkdtemp(prefix="slurm-oci-doctor.")
     try:
         images = tiny.make(place, os.uname().machine)

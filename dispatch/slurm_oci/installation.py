@@ -9,6 +9,7 @@ import compileall
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,7 @@ def install(prefix: str, python: str, data: str, templates: str) -> tuple[Gather
     changed: site.toml, plugins.d, an edited oci.conf. Raises InstallFailed, SiteInvalid.
     """
     check_python(python)
+    notes = [f"{message}: {cure}" for message, cure in shut(python, prefix)]
     if not os.path.isfile(os.path.join(data, "run")):
         raise InstallFailed(
             f"this copy, in `{os.path.dirname(os.path.dirname(slurm_oci.__file__))}`, is an installation, and"
@@ -55,7 +57,6 @@ def install(prefix: str, python: str, data: str, templates: str) -> tuple[Gather
     except ValueError as error:
         raise InstallFailed(str(error), ociconf.PREFIX_CURE) from None
     settings = site.read(os.path.join(prefix, site.NAME))  # what tasks would refuse is refused before
-    notes = []
     try:
         os.makedirs(os.path.join(prefix, "bin"), exist_ok=True)
         os.makedirs(os.path.join(prefix, "plugins.d"), exist_ok=True)
@@ -110,11 +111,43 @@ def check_python(python: str) -> None:
         )
 
 
+def shut(python: str, prefix: str) -> Iterator[tuple[str, str]]:
+    """What keeps users from starting the programs in `prefix`, which `python` runs, and what to do."""
+    ways = (
+        (python, "`slurm-oci-plugins install --python /usr/bin/python3`"),
+        (prefix, "a --prefix that all users can enter"),
+    )
+    for path, cure in ways:
+        folder = closed(path)
+        if folder:
+            yield f"users cannot enter `{folder}`, where `{path}` is", cure
+
+
+def closed(path: str) -> str:
+    """The first directory on the way to `path`, by its links and by where they lead, that is not open to
+    all; empty where there is none."""
+    for place in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):
+        parts = place.split("/")[1:-1]
+        for count in range(len(parts) + 1):
+            folder = "/" + "/".join(parts[:count])
+            try:
+                if not os.stat(folder).st_mode & stat.S_IXOTH:
+                    return folder
+            except OSError:
+                break  # not there yet, or behind what has been returned
+    return ""
+
+
+def interpreter(prefix: str) -> str:
+    """What the first line of the installation's programs names. Raises OSError, UnicodeDecodeError."""
+    with open(os.path.join(prefix, "run"), encoding="utf-8") as file:
+        return file.readline().removeprefix("#!").partition(" ")[0].strip()
+
+
 def python_of(prefix: str) -> str:
     """The interpreter of the installation at `prefix`; empty where there is none or it has gone."""
     try:
-        with open(os.path.join(prefix, "run"), encoding="utf-8") as file:
-            python = file.readline().removeprefix("#!").partition(" ")[0].strip()
+        python = interpreter(prefix)
         check_python(python)
     except (OSError, UnicodeDecodeError, InstallFailed):
         return ""

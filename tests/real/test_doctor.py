@@ -98,5 +98,7 @@ def test_a_node_without_oci_conf(slurm):
     """Slurm then runs the command on the host; across nodes it is the line of that node."""
     slurm.root.clear_oci_conf()
     _, out, _ = slurm(*DOCTOR, "--across", "srun", "-N1")
-    (line,) = out.decode().splitlines()
+    line, where, reason, *rest = out.decode().splitlines()
     assert line.split() == ["node1", "FAILED", "oci-conf"]
+    assert (where, reason.split()[:2]) == ("on node1", ["FAILED", "oci-conf:"])
+    assert "ln -s /opt/slurm-oci/oci.conf /etc/slurm/oci.conf" in " ".join(rest)

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 
 import slurm_oci
-from slurm_oci import cache, catalog, cdi, plugins, site
+from slurm_oci import cache, catalog, cdi, installation, plugins, site
 from slurm_oci.checks import Finding, Group
 from slurm_oci.misfits import misfits
 from slurm_oci.plugins import Gathered
@@ -19,7 +19,8 @@ SHARED = ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "ceph", "fuse.sshfs
 
 
 def checks(prefix: str) -> Iterator[Finding]:
-    yield entry_point(prefix)
+    """But for `entry_point`, which is tried as the user."""
+    yield from shut(prefix)
     yield from tampered(prefix)
     try:
         gathered = plugins.gather(prefix)
@@ -52,6 +53,16 @@ def entry_point(prefix: str) -> Finding:
         said = (done.stderr.strip().splitlines() or ["it printed nothing"])[0]
         return GROUP.failed("entry-point", f"{run} does not work: {said}", cure)
     return GROUP.ok("entry-point", f"{run} starts, version {slurm_oci.__version__}", slurm_oci.__version__)
+
+
+def shut(prefix: str) -> Iterator[Finding]:
+    """What only those do not see who may enter everything."""
+    try:
+        python = installation.interpreter(prefix)
+    except (OSError, UnicodeDecodeError):
+        return  # which `entry_point` finds
+    for message, cure in installation.shut(python, prefix):
+        yield GROUP.warning("reach", message, cure)
 
 
 def tampered(prefix: str) -> Iterator[Finding]:

@@ -106,8 +106,9 @@ def wrapped(text: str, indent: str, width: int) -> list[str]:
 
 
 def show_nodes(found: "Nodes", as_json: bool) -> int:
-    """Prints a line a node, then what differs; the exit status."""
-    from slurm_oci.across import deviating
+    """Prints a line a node, then what is wrong, each once with its nodes, and what differs; the exit
+    status."""
+    from slurm_oci.across import deviating, wrong
     from slurm_oci.problems import visible
 
     if as_json:
@@ -119,7 +120,7 @@ def show_nodes(found: "Nodes", as_json: bool) -> int:
     width = max(map(len, names))
     for report in found.reports:
         word = report.state.upper() if report.state == "failed" else report.state
-        checks = dict.fromkeys(f.check for f in report.findings if f.state == report.state != "ok")
+        checks = dict.fromkeys(f.check for f in report.worst)
         differs = deviating(found, report.node)
         told = [", ".join(checks), f"differs in {', '.join(differs)}" if differs else ""]
         mark = click.style(word, fg=COLOURS[report.state]) + " " * (7 - len(word))
@@ -127,6 +128,10 @@ def show_nodes(found: "Nodes", as_json: bool) -> int:
         click.echo(f"{visible(report.node):{width}}  {mark}  {text}".rstrip())
     for node in found.incomplete:
         click.echo(f"{visible(node):{width}}  {click.style('FAILED ', fg='red')}  its answer is incomplete")
+    for where, findings in wrong(found).items():
+        click.echo(click.style(f"on {visible(', '.join(where))}", bold=True))
+        for finding in findings:
+            click.echo("\n".join(shown(finding)))
     for check, values in found.differences.items():
         click.echo(click.style(f"{check} is not the same on all nodes", bold=True))
         for value, nodes in values.items():
