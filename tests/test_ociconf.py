@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,6 +16,7 @@ from slurm_oci.cli import cli
 from slurm_oci.conf import read
 from slurm_oci.lint import lint
 from slurm_oci.ociconf import MODES, OciConfUnavailable, generate, multi
+from slurm_oci.ocilines import NVIDIA
 from slurm_oci.pattern import Fields, Version, shell_line
 from slurm_oci.values import Request
 
@@ -60,16 +62,43 @@ def test_the_shipped_file_is_the_printed_one():
     assert (ROOT / "opt-slurm-oci" / "oci.conf").read_text() == multi(PREFIX)
 
 
+@pytest.mark.parametrize(
+    ("runtime", "paths"),
+    [
+        ("multi", ["/opt/slurm-oci/run", "/opt/slurm-oci/slurm-oci-run-default"]),
+        ("enroot", ["/usr/local/bin/enroot-start-wrapper"]),
+        ("runc", []),
+    ],
+)
+def test_the_guides_scripts_stand_below_its_lines_as_comments(runtime, paths):
+    """Whole, so that they can be looked at beside the lines that call them."""
+    text = guide.example(runtime)
+    assert re.findall(r"^# (/\S+):$", text, re.MULTILINE) == paths
+    for path in paths:
+        script = text.partition(f"# {path}:\n#\n")[2].partition("\n\n")[0].rstrip("\n")
+        taken = "".join(line[4:] + "\n" for line in script.split("\n"))
+        assert taken == guide.SCRIPTS[runtime][path]
+        assert subprocess.run(["bash", "-n"], input=taken, text=True).returncode == 0
+
+
+@pytest.mark.parametrize("runtime", ["singularity", "charliecloud"])
+def test_a_line_with_the_words_from_slurm_names_the_release_that_it_is_for(runtime):
+    """Who generates it where no Slurm is must not copy it to nodes with an older one unawares."""
+    text = generate(runtime, "run", Version((26, 5, 5)), "/opt/slurm-oci")
+    assert "26.05.5 or newer" in text.partition("\n\n")[0].replace("\n# ", " ")
+
+
 def test_the_guides_file_is_printed_when_asked_for():
     """--as-in-guide, with nothing mended."""
     done = CliRunner().invoke(cli, ["oci-conf", "--as-in-guide"])
     title = "# Slurm's Containers Guide (SchedMD), Handling multiple runtimes, as printed there."
-    assert done.output.splitlines() == [
+    assert done.output.splitlines()[:6] == [
         f"{title} `lint` says what is wrong with it.",
         "IgnoreFileConfigJson=true",
         'RunTimeRun="/opt/slurm-oci/run %b %m %u %U %n %j %s %t %@"',
         'RunTimeKill="kill -s SIGTERM %p"',
         'RunTimeDelete="kill -s SIGKILL %p"',
+        "",
     ]
 
 
@@ -142,7 +171,7 @@ def stand_ins(tmp_path):
     return folder
 
 
-def start(tmp_path, key, text, task=2, **fields):
+def start(tmp_path, key, text, task=2, said="", **fields):
     """Gives the line to /bin/sh as Slurm does; (status, output, words of the calls)."""
     line = conf_of(tmp_path, text).value(key)
     filled = Fields.in_slurm(NEW, REQUEST, cwd="/").replace(task=task, **fields)
@@ -156,7 +185,7 @@ def start(tmp_path, key, text, task=2, **fields):
     called = tmp_path / "called"
     words = called.read_text().split("\0")[:-1] if called.exists() else []
     called.unlink(missing_ok=True)
-    assert done.stderr == ""
+    assert done.stderr == said
     return done.returncode, done.stdout, words
 
 
@@ -180,13 +209,21 @@ def test_run_makes_a_state_of_the_users_own(tmp_path, stand_ins, tool):
     assert state.stat().st_mode & 0o7777 == 0o700
 
 
-def test_a_state_that_somebody_else_made_is_not_used(tmp_path, stand_ins):
-    """A link in its place, and nothing is started."""
+@pytest.mark.parametrize(
+    ("tool", "mode", "key"),
+    [("runc", "run", "RunTimeRun"), ("crun", "create-start", "RunTimeCreate"), (NVIDIA, "run", "RunTimeRun")],
+)
+def test_a_state_that_somebody_else_made_is_not_used(tmp_path, stand_ins, tool, mode, key):
+    """A link in its place: nothing is started, and it is said what to do."""
     (tmp_path / "state").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "state" / f"oci-{os.geteuid()}").symlink_to(tmp_path / "elsewhere")
-    text = local(generate("runc", "run", NEW, PREFIX), tmp_path)
-    assert start(tmp_path, "RunTimeRun", text) == (1, "", [])
+    text = local(generate(tool, mode, NEW, PREFIX), tmp_path)
+    own = f"{tmp_path}/state/oci-{os.geteuid()}"
+    said = (
+        f"slurm-oci: error: no {own} of your own can be had: the site must mkdir -m 1777 {tmp_path}/state\n"
+    )
+    assert start(tmp_path, key, text, said=said) == (125, "", [])
 
 
 STOPPED = '{"status":"stopped"}'

@@ -6,6 +6,8 @@ what our own files do differently. Source: SchedMD, "Containers Guide", last mod
 "Handling multiple runtimes".
 """
 
+from collections.abc import Iterator
+
 FILTERS = (
     'EnvExclude="^(SLURM_CONF|SLURM_CONF_SERVER)="',
     'RunTimeEnvExclude="^(SLURM_CONF|SLURM_CONF_SERVER)="',
@@ -17,7 +19,14 @@ HEAD = "# Slurm's Containers Guide (SchedMD), {title}, as printed there. `lint` 
 def example(runtime: str, mode: str = "run") -> str:
     """The guide's file for `runtime`, a name of `ociconf.RUNTIMES`."""
     title, lines = EXAMPLES.get(runtime) or (f"{runtime}, {mode}", oci(runtime, mode))
-    return "\n".join((HEAD.format(title=title), *lines, ""))
+    return "\n".join((HEAD.format(title=title), *lines, *scripts(runtime), ""))
+
+
+def scripts(runtime: str) -> Iterator[str]:
+    """The programs that the guide's lines call and that it prints as well, as comments."""
+    for path, text in SCRIPTS.get(runtime, {}).items():
+        yield from ("", f"# {path}:", "#")
+        yield from (f"#   {line}".rstrip() for line in text.splitlines())
 
 
 def oci(tool: str, mode: str) -> tuple[str, ...]:
@@ -96,4 +105,75 @@ EXAMPLES = {
     "singularity-3.8-oci": ("Singularity 3.8 OCI mode", SINGULARITY_3_8),
     "charliecloud": ("Charliecloud", CHARLIECLOUD),
     "enroot": ("Enroot", ENROOT),
+}
+
+RUN = """\
+#!/bin/bash
+if [[ -e ~/.slurm-oci-run ]]; then
+        ~/.slurm-oci-run "$@"
+else
+        /opt/slurm-oci/slurm-oci-run-default "$@"
+fi
+"""
+
+RUN_DEFAULT = """\
+#!/bin/bash --login
+# Parse
+CONTAINER="$1"
+SPOOL_DIR="$2"
+USER_NAME="$3"
+USER_ID="$4"
+NODE_NAME="$5"
+JOB_ID="$6"
+STEP_ID="$7"
+TASK_ID="$8"
+shift 8 # subsequent arguments are the command to run in the container
+# Run
+apptainer run --bind /var/spool --containall "$CONTAINER" "$@"
+"""
+
+ENROOT_WRAPPER = """\
+#!/bin/bash
+BUNDLE="$1"
+SPOOLDIR="$2"
+ENVFILE="$3"
+shift 4
+IMAGE=
+
+export USER=$(whoami)
+export HOME="$BUNDLE/"
+export TERM
+export ENROOT_SQUASH_OPTIONS='-comp gzip -noD'
+export ENROOT_ALLOW_SUPERUSER=n
+export ENROOT_MOUNT_HOME=y
+export ENROOT_REMAP_ROOT=y
+export ENROOT_ROOTFS_WRITABLE=y
+export ENROOT_LOGIN_SHELL=n
+export ENROOT_TRANSFER_RETRIES=2
+export ENROOT_CACHE_PATH="$SPOOLDIR/"
+export ENROOT_DATA_PATH="$SPOOLDIR/"
+export ENROOT_TEMP_PATH="$SPOOLDIR/"
+export ENROOT_ENVIRON="$ENVFILE"
+
+if [ ! -f "$BUNDLE" ]
+then
+        IMAGE="$SPOOLDIR/container.sqsh"
+        enroot import -o "$IMAGE" -- "$BUNDLE" && \\
+        enroot create "$IMAGE"
+        CONTAINER="container"
+else
+        CONTAINER="$BUNDLE"
+fi
+
+enroot start -- "$CONTAINER" "$@"
+rc=$?
+
+[ $IMAGE ] && unlink $IMAGE
+
+exit $rc
+"""
+
+SCRIPTS = {
+    "multi": {"/opt/slurm-oci/run": RUN, "/opt/slurm-oci/slurm-oci-run-default": RUN_DEFAULT},
+    "enroot": {"/usr/local/bin/enroot-start-wrapper": ENROOT_WRAPPER},
 }

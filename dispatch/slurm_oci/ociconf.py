@@ -8,7 +8,7 @@ can be had.
 from collections.abc import Callable
 
 from slurm_oci import ocilines
-from slurm_oci.pattern import QUOTES_SINCE, RUN_WITHOUT_CONFIG, Version, quotes_rightly
+from slurm_oci.pattern import QUOTES_RIGHT, QUOTES_SINCE, RUN_WITHOUT_CONFIG, Version, quotes_rightly
 from slurm_oci.problems import Problem
 from slurm_oci.values import STEP_KINDS
 
@@ -116,8 +116,9 @@ def direct(runtime: str) -> str:
     return f"{DIRECT_HEAD.format(runtime=runtime)}\n{common}{DIRECT[runtime]}\n{never_called}"
 
 
-DIRECT_HEAD = """\
-# oci.conf for {runtime}, which Slurm starts by itself. It needs bash 4.4 or newer.
+DIRECT_HEAD = f"""\
+# oci.conf for {{runtime}}, which Slurm starts by itself. It needs bash 4.4 or newer, and Slurm
+# {QUOTES_RIGHT} or newer: those before quote %@ wrongly (for theirs: --slurm-version).
 # The multi-runtime form, `slurm-oci-plugins oci-conf`, does more and needs less.
 """
 

@@ -11,7 +11,8 @@ from slurm_oci.state import BASE
 NAME = "%n.%j.%s.%t"
 STATE = f"{BASE}/oci-%U"
 
-MAKE = f"mkdir -p -m 700 {STATE} && [ -O {STATE} ] && [ ! -h {STATE} ]"
+NO_STATE = f"slurm-oci: error: no {STATE} of your own can be had: the site must mkdir -m 1777 {BASE}"
+MAKE = f"mkdir -p -m 700 {STATE} && [ -O {STATE} ] && [ ! -h {STATE} ]||{{ echo {NO_STATE} >&2;exit 125;}};"
 AS_USER = (
     "D=;[ $(id -u) != 0 ]||D='timeout -s KILL 60 setpriv --reuid=%U --regid='$(id -g %U)"
     "' --clear-groups';exec $D sh -c"
@@ -73,17 +74,17 @@ def oci(tool: str, mode: str) -> str:
     state = STATE
     if mode == "create-start":
         lines = (
-            f'RunTimeCreate="{MAKE} && exec {call} --root={state} create {bundle} {NAME}'
+            f'RunTimeCreate="{MAKE}exec {call} --root={state} create {bundle} {NAME}'
             f' {TO_FILE}"\n'
             f'RunTimeStart="exec {call} --root={state} start {NAME}"\n'
         )
         why = CREATE_START
     elif tool == NVIDIA:
         state = f"{STATE}/create"
-        lines = f'RunTimeRun="{MAKE} && cd {STATE} && exec {call} --root create run {bundle} {NAME}"\n'
+        lines = f'RunTimeRun="{MAKE}cd {STATE} && exec {call} --root create run {bundle} {NAME}"\n'
         why = RUN + NVIDIA_RUN
     else:
-        lines = f'RunTimeRun="{MAKE} && exec {call} --root={state} run {bundle} {NAME}"\n'
+        lines = f'RunTimeRun="{MAKE}exec {call} --root={state} run {bundle} {NAME}"\n'
         why = RUN
     rooted = f"{call} --root={state}"
     ends = (

@@ -170,9 +170,9 @@ def outcome(slurm, runtime, mode, bundle):
         out += slurm("sh", "-c", "cat container-*.out; rm -f container-*.out")[1]
     if (status, out) != (0, b"it runs\n"):
         return f"fails: {status} {(out + error).decode(errors='replace')}"
-    return "runs" + (
-        ", with a program that becomes runc in the place of NVIDIA's" if runtime == NVIDIA else ""
-    )
+    by_apptainer = tool == "singularity" and b"apptainer" in slurm(tool, "--version")[1]
+    others = {NVIDIA: ", with a program that becomes runc in the place of NVIDIA's"}
+    return "runs" + (", by Apptainer" if by_apptainer else others.get(runtime, ""))
 
 
 def codes(place, text, version):
