@@ -155,6 +155,13 @@ def test_every_output_that_a_page_shows_is_proved(page):
             assert [line for line in block[3].splitlines() if line[:2] not in ("$ ", "# ", "> ")] == []
 
 
+def test_every_command_stands_in_a_session():
+    """With what it really printed."""
+    found = [block[3] for page in PAGES for block in BLOCK.finditer(page.read_text()) if block[1] in SHOWN]
+    called = set(re.findall(r"slurm-oci-plugins +([a-z-]+)", "\n".join(found)))
+    assert [name for name in COMMANDS if name not in called] == []
+
+
 def test_the_site_and_the_readme_lead_to_every_page():
     """A page that no list names is found by nobody."""
     index, readme = ((PROJECT / path).read_text() for path in ("docs/index.md", "README.md"))

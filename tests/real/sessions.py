@@ -22,6 +22,7 @@ SUITE = "trixie"  # the one whose output the pages show
 BLOCK = re.compile(r"(<!-- (on slurm|on a fresh machine) -->\n```console\n)(.*?)(```\n)", re.DOTALL)
 USERS = {"$": "alice", "#": "root"}
 CHANGING = [
+    (re.compile(r"(?<=/node1\.)[0-9a-f-]+\.\d+\.(\d+\.\d+)\.\d+-\d+"), r"BOOT.42.\1.PID-START"),
     (re.compile(r"(?<=Submitted batch job )\d+"), "42"),
     # Of waiting, when jobs and steps follow each other quickly.
     (re.compile(r"^srun: ([Jj]ob \d+ |Job step |Step created ).*\n", re.MULTILINE), ""),
@@ -81,6 +82,7 @@ def prepared(root: SlurmRoot, fresh: bool) -> None:
     if not fresh:
         root.install_project()
         root.run(["ln", "-s", f"{checkout.PREFIX}/bin/slurm-oci-plugins", "/usr/local/bin"], user="root")
+        root.run(["ln", "-s", checkout.VENV, "/root/slurm-oci"], user="root")  # where the pages have it
         return
     version = root.run(["python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]).stdout.decode()
     checkout.put_wheels(root, version.strip(), "hatchling")
