@@ -5,12 +5,12 @@ import os
 import sys
 
 import pytest
-from conftest import container, job
+from conftest import container, job, request
 
 from slurm_oci import Image, Mount, SettingRefused, Settings, cdi, compiled
 from slurm_oci.checks import installation
 from slurm_oci.container import has_gpus
-from slurm_oci_plugins import apptainer, crun, gpus, podman, unshare
+from slurm_oci_plugins import apptainer, charliecloud, crun, gpus, podman, unshare
 
 GRANTED = {"SLURM_STEP_GPUS": "0,2", "CUDA_VISIBLE_DEVICES": "0,1"}
 
@@ -98,6 +98,70 @@ def test_a_file_that_is_none_is_named(node):
         gpus.devices(box(GRANTED))
 
 
+@pytest.mark.parametrize(
+    ("edits", "said"),
+    [
+        ([], ""),
+        (None, ""),
+        ({"env": None, "mounts": None}, ""),
+        ({"mounts": [{"hostPath": "/bin/sh", "containerPath": "/x", "options": None}]}, ""),
+        ("text", "`containerEdits` in it is no object"),
+        ({"env": "A=1"}, "`env` in it is no list of texts"),
+        ({"env": [1]}, "`env` in it is no list of texts"),
+        ({"mounts": "text"}, "`mounts` in it is no list of objects with"),
+        ({"mounts": ["text"]}, "`mounts` in it is no list of objects with"),
+        ({"mounts": [{"hostPath": "/bin/sh"}]}, "`mounts` in it is no list of objects with"),
+        ({"mounts": [{"hostPath": "/bin/sh", "containerPath": "x"}]}, "`mounts` in it is no list"),
+        ({"mounts": [{"hostPath": "/bin/sh", "containerPath": "/x", "options": "ro"}]}, "`mounts` in it is"),
+    ],
+)
+def test_edits_of_another_shape_are_named(node, edits, said):
+    """The file's and a device's; nothing where there is nothing, as other readers of CDI have it."""
+    for each in ({"0": edits}, {}):
+        describe(node, "nvidia.com/gpu", "0", "2", edits={} if each else edits, **each)
+        if said:
+            with pytest.raises(SettingRefused, match=f"nvidia.com-gpu.json`, which describes .*{said}"):
+                gpus.edited(box(GRANTED))
+        else:
+            assert gpus.edited(box(GRANTED))[1] == ()
+
+
+def test_a_driver_file_that_is_gone_is_left_out_or_refused(node):
+    """As after an upgrade of the driver: a default does without it and says so, a wish names the file."""
+    mounts = [
+        {"hostPath": f"{place}", "containerPath": f"/x/{n}"}
+        for n, place in enumerate(("/bin/sh", "/no/a", "/no/b"))
+    ]
+    describe(node, "nvidia.com/gpu", "all", edits={"mounts": mounts, "env": ["A=1"]})
+    made, (note,) = gpus.edited(box(GRANTED))
+    assert [mount.source for mount in made.mounts] == ["/bin/sh"]
+    assert made.env == {"A": "1"}
+    fault = f"`{node}/etc/nvidia.com-gpu.json` names `/no/a` and 1 more, which this node does not have"
+    assert note == f"Slurm has granted GPUs, and {fault}: without that"
+    assert gpus.devices(box(GRANTED)) == ([], (note,))
+    for asked in (gpus.edited, gpus.devices):
+        with pytest.raises(SettingRefused) as refused:
+            asked(box(GRANTED, "nvidia"))
+        assert refused.value.message == f"SLURM_OCI_GPU is `nvidia`: {fault}"
+
+
+def test_a_vendor_whose_driver_is_not_there_is_refused_by_apptainer(node, monkeypatch):
+    """Which would itself go on without it; for GPUs that Slurm has granted there is a note."""
+    devices = {"nvidia": ("--nv", f"{node}/nvidiactl"), "amd": ("--rocm", f"{node}/kfd")}
+    monkeypatch.setattr(apptainer, "VENDORS", devices)
+    neither = f"`{node}/nvidiactl` or `{node}/kfd`"
+    note = f"Slurm has granted GPUs, and no driver of theirs has made {neither} on this node"
+    assert apptainer.gpu_options(box(GRANTED)) == ([], (note,))
+    (node / "kfd").write_text("")
+    assert apptainer.gpu_options(box(GRANTED)) == (["--rocm"], ())
+    assert apptainer.gpu_options(box({}, "amd")) == (["--rocm"], ())
+    with pytest.raises(
+        SettingRefused, match=r"SLURM_OCI_GPU is `nvidia`: no driver has made `.*/nvidiactl` on"
+    ):
+        apptainer.gpu_options(box(GRANTED, "nvidia"))
+    assert apptainer.gpu_options(box()) == ([], ())
+
+
 def test_the_edits_are_mounts_and_variables(node):
     """The file's and the device's; a library by all its names, found by the linker; mounts that somebody
     asked for at a place stay."""
@@ -109,7 +173,7 @@ def test_the_edits_are_mounts_and_variables(node):
     (host / "libcudart.so.12").write_text("")
     library = {"hostPath": f"{host}/libcuda.so.550.54", "containerPath": "/usr/lib/libcuda.so.550.54"}
     tool = {
-        "hostPath": "/usr/bin/nvidia-smi",
+        "hostPath": "/bin/sh",
         "containerPath": "/usr/bin/nvidia-smi",
         "options": ["ro", "rbind"],
     }
@@ -137,7 +201,7 @@ def test_the_edits_are_mounts_and_variables(node):
     )
 
 
-def test_each_runtime_gets_them_in_its_own_way(node, tmp_path):
+def test_each_runtime_gets_them_in_its_own_way(node, tmp_path, monkeypatch):
     """Mounts and variables for those that have the host's /dev, names for podman, options for apptainer."""
     root = tmp_path / "image"
     for folder in ("dev", "proc", "sys"):
@@ -152,8 +216,83 @@ def test_each_runtime_gets_them_in_its_own_way(node, tmp_path):
     assert "DRIVER=1" in json.loads(config.content)["process"]["env"]
     stored = asked.replace(image=Image("tools", "name"))
     assert "--device=nvidia.com/gpu=all" in podman.plan(stored).argv
+    monkeypatch.setattr(
+        apptainer, "VENDORS", {"nvidia": ("--nv", "/dev/null"), "amd": ("--rocm", "/dev/null")}
+    )
     assert "--nv" in apptainer.plan(asked).argv
     assert "--rocm" in apptainer.plan(asked.replace(settings=Settings(gpu="amd"))).argv
+
+
+LIBRARY = {"hostPath": "/bin/sh", "containerPath": "/usr/lib/libcuda.so.1"}
+
+
+@pytest.fixture
+def with_charliecloud(node, tmp_path):
+    """Plans of a task with NVIDIA's GPUs: by its image, and what is changed of the container."""
+    (tmp_path / "image").mkdir()
+    for name in ("squashfuse", "fusermount3"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    describe(node, "nvidia.com/gpu", "all", edits={"env": ["DRIVER=1"], "mounts": [LIBRARY]})
+    images = {
+        "rootfs": Image("image", "rootfs", str(tmp_path / "image"), str(tmp_path / "image")),
+        "squashfs": Image("/i.sqsh", "squashfs", "/i.sqsh"),
+    }
+
+    def plan(kind, env=GRANTED, gpu="", writable="", probed=("write-fake", "cdi"), uid=0):
+        asked = box(
+            env,
+            gpu,
+            image=images[kind],
+            executables={"ch-run": "/ch-run"},
+            private="/private",
+            places=(str(tmp_path),),
+            probed=dict.fromkeys(probed, True),
+            request=request(uid=os.geteuid() + uid),
+        )
+        if writable:
+            origins = {**asked.settings.origins, "writable": "SLURM_OCI_WRITABLE"}
+            asked = asked.replace(settings=asked.settings.replace(writable=writable, origins=origins))
+        return charliecloud.plan(asked)
+
+    return plan
+
+
+def test_charliecloud_is_told_of_a_driver_s_files_in_a_description_of_our_own(with_charliecloud):
+    """So that numbers, YAML and what is gone are as with the other runtimes; in a layer over the image."""
+    made = with_charliecloud("rootfs", gpu="nvidia")
+    told = ("--write-fake", "--cdi-dirs=/private/cdi", "--cdi", "--bind", "/private/ch:/ch")
+    assert made.argv[1:6] == told
+    assert (made.folders, made.notes) == (("cdi", "ch"), ())
+    assert made.env["DRIVER"] == "1"
+    assert "--set-env=LD_LIBRARY_PATH=/usr/lib" in made.argv
+    (file,) = made.files
+    assert file.name == "cdi/driver.json"
+    spec = cdi.checked(json.loads(file.content))
+    assert spec["containerEdits"]["mounts"] == [{**LIBRARY, "options": ["rbind"]}]
+    made = with_charliecloud("squashfs")
+    assert made.argv[1:6] == told
+    assert made.prepare[0][2] == f"ro,uid={os.geteuid()},gid={os.getegid()}"
+    assert made.folders == ("image", "cdi", "ch")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"probed": ("write-fake",)}, "this ch-run has no `--cdi`, which 0.45 brought"),
+        ({"writable": "no"}, "with `ch-run --cdi` SLURM_OCI_WRITABLE cannot be `no`"),
+        ({"writable": "yes"}, "with `ch-run --cdi` SLURM_OCI_WRITABLE cannot be `yes`"),
+        ({"uid": 1}, "`ch-run --cdi` takes directories of your own, and squashfs files, and"),
+    ],
+)
+def test_where_charliecloud_cannot_bring_them_along_a_wish_is_refused(with_charliecloud, changes, said):
+    """A default is done without, with a note."""
+    with pytest.raises(SettingRefused, match=f"SLURM_OCI_GPU is `nvidia`: {said}"):
+        with_charliecloud("rootfs", gpu="nvidia", **changes)
+    made = with_charliecloud("rootfs", **changes)
+    assert "--cdi" not in made.argv
+    assert "DRIVER" not in made.env
+    assert said in made.notes[0]
 
 
 # In YAML
@@ -185,7 +324,7 @@ containerEdits:
             - --folder
             - /usr/lib
     mounts:
-        - hostPath: /usr/bin/nvidia-smi
+        - hostPath: /bin/sh
           containerPath: /usr/bin/nvidia-smi
           options:
             - ro
@@ -213,8 +352,7 @@ def test_a_file_in_yaml_is_used_as_the_catalog_has_it(kept):
     """A task itself reads no YAML."""
     made, notes = gpus.edited(box(GRANTED, "nvidia", prefix=kept[0]))
     assert (made.env, notes) == (DRIVEN, ())
-    smi = "/usr/bin/nvidia-smi"
-    assert made.mounts == (Mount(smi, smi, True, True, "SLURM_OCI_GPU"),)
+    assert made.mounts == (Mount("/bin/sh", "/usr/bin/nvidia-smi", True, True, "SLURM_OCI_GPU"),)
     assert gpus.devices(box(GRANTED, prefix=kept[0])) == (["nvidia.com/gpu=all"], ())
     assert list(installation.gpus(kept[0])) == []
 

@@ -16,7 +16,7 @@ from slurm_oci.choose import ORDER
 from slurm_oci.container import with_host
 from slurm_oci.image import KINDS
 from slurm_oci.main import refuse_what_is_not_carried
-from slurm_oci.problems import ArgumentRefused, ImageRefused
+from slurm_oci.problems import ArgumentRefused, ImageRefused, RequestMalformed
 from slurm_oci.settings import CHOICES
 from slurm_oci_plugins import (
     apptainer,
@@ -90,7 +90,7 @@ def test_what_a_runtime_says_of_itself_is_of_the_known_words(name):
     runtime = RUNTIMES[name]
     choices = {f"{setting}={choice}" for setting, values in CHOICES.items() for choice in values}
     assert set(runtime.accepts) <= set(KINDS)
-    assert set(runtime.private) <= {*runtime.accepts, *runtime.carries}
+    assert set(runtime.private) <= {*runtime.accepts, *runtime.carries, "gpu"}
     assert set(runtime.carries) <= choices | {"mounts", "workdir", "variables", "arguments"}
     assert len(runtime.summary.splitlines()) == 1
     assert name in ORDER
@@ -165,10 +165,29 @@ def test_apptainer_takes_each_kind_where_it_lies(image, place):
         ({"gpu": "none"}, ["exec"]),
     ],
 )
-def test_apptainer_s_options_for_each_setting(root, settings, options):
+def test_apptainer_s_options_for_each_setting(root, settings, options, monkeypatch):
     """And none without."""
+    there = {"nvidia": ("--nv", "/dev/null"), "amd": ("--rocm", "/dev/null")}
+    monkeypatch.setattr(apptainer, "VENDORS", there)
+    (root / ".singularity.d").mkdir()
+    (root / ".singularity.d/runscript").write_text("")
     made = apptainer.plan(box("apptainer", rootfs(root), settings=wished(**settings), probed={"cwd": False}))
     assert made.argv[2:-2] == (*options, "--pwd", "/", str(root))
+
+
+@pytest.mark.parametrize("module", [apptainer, singularity])
+def test_apptainer_has_a_directory_without_an_entry_point_run_the_command(root, module):
+    """Else its shell would read the command as a script. Only apptainer can look into a file."""
+    name = module.__name__.rpartition(".")[2]
+    programs, settings = {name: f"/node/bin/{name}"}, wished(entrypoint="yes")
+    asked = container(image=bundle(root), executables=programs, settings=settings)
+    assert module.plan(asked).argv[2] == "exec"
+    assert module.plan(asked.replace(image=Image("/i.sif", "sif", "/i.sif"))).argv[2:4] == (
+        "run",
+        "--no-eval",
+    )
+    with pytest.raises(RequestMalformed, match="has no entry point"):
+        module.plan(asked.replace(command=()))
 
 
 def test_apptainer_s_mounts_are_lines_of_csv(root):
@@ -392,6 +411,51 @@ def test_charliecloud_looks_into_a_squashfs_file_when_it_is_mounted(
     asked = box("charliecloud", Image("/i.sqsh", "squashfs", "/i.sqsh"), **changes)
     made = charliecloud.plan(asked.replace(private=str(tmp_path)))
     assert [one.problem.message for one in made.required if not one.is_there()] == [said] * bool(said)
+
+
+def squashed(fuse, mounts, **wishes):
+    return charliecloud.plan(
+        box(
+            "charliecloud",
+            Image("/i.sqsh", "squashfs", "/i.sqsh"),
+            places=(fuse,) if fuse else (),
+            mounts=mounts,
+            settings=wished(**wishes),
+            probed={"write-fake": True},
+        )
+    )
+
+
+def required_for(made: Plan) -> list[tuple[str, ...]]:
+    """What must be in the image for the mounts of a plan."""
+    return [one.paths for one in made.required if "to mount on" in one.problem.message]
+
+
+def test_what_is_mounted_on_in_a_file_must_be_in_it_where_charliecloud_cannot_make_it(fuse, data):
+    """It is looked for when the image has been mounted: files, and directories where nothing is made."""
+    file, folder = mount("/etc/passwd", "/etc/x"), mount(data, "/opt")
+    lacks = "SLURM_OCI_MOUNTS: `/i.sqsh` lacks `/etc/x`, and this ch-run cannot make that there to mount on"
+    made = squashed(fuse, (file, folder))
+    assert made.argv[1:6] == ("--write-fake", "--bind", "/etc/passwd:/etc/x", "--bind", f"{data}:/opt")
+    assert required_for(made) == [("/etc/x",)]
+    assert made.required[0].problem.message == lacks
+    made = squashed(fuse, (file, folder, Mount("/tmp", "/tmp", wish=False)), writable="no")
+    assert made.argv[1:5] == ("--bind", "/etc/passwd:/etc/x", "--bind", f"{data}:/opt")
+    assert required_for(made) == [("/etc/x",), ("/opt",)]
+    with pytest.raises(SettingRefused, match=r"`/i\.sqsh` may lack `/etc/x`, .* nobody can look"):
+        squashed("", (file,))
+
+
+@pytest.mark.parametrize("of_bind", [{"target": "/a:b"}, {"target": "/opt", "readonly": True}])
+def test_charliecloud_names_another_runtime_that_takes_the_image(fuse, root, data, of_bind):
+    """`unshare` for a directory; that takes no file."""
+    asked = mount(data, **of_bind)
+    with pytest.raises(SettingRefused) as refused:
+        squashed(fuse, (asked,))
+    assert "SLURM_OCI_RUNTIME=apptainer" in refused.value.hints[0]
+    with pytest.raises(SettingRefused) as refused:
+        charliecloud.plan(box("charliecloud", rootfs(root), mounts=(asked,), probed={"write-fake": True}))
+    assert "SLURM_OCI_RUNTIME=unshare" in refused.value.hints[0]
 
 
 def test_charliecloud_without_squashfuse_mounts_it_itself_and_says_what_is_lost():

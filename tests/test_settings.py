@@ -57,8 +57,9 @@ def test_mounts_are_read_with_all_signs(tmp_path):
 def test_a_relative_source_starts_in_the_job_s_directory(tmp_path):
     """As the shell that typed it would read it."""
     (tmp_path / "data").mkdir()
-    made = settings.combine([("job", {"mounts": "data/../data:/mnt/./x/"})], str(tmp_path))
-    assert made.mounts == (Mount(f"{tmp_path}/data", "/mnt/x", False, True, "SLURM_OCI_MOUNTS"),)
+    for target in ("/mnt/./x/", "//mnt/x"):
+        made = settings.combine([("job", {"mounts": f"data/../data:{target}"})], str(tmp_path))
+        assert made.mounts == (Mount(f"{tmp_path}/data", "/mnt/x", False, True, "SLURM_OCI_MOUNTS"),)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +73,13 @@ def test_a_relative_source_starts_in_the_job_s_directory(tmp_path):
         (
             {"mounts": "/no/where:/a"},
             "SLURM_OCI_MOUNTS has the mount `/no/where:/a`: there is no `/no/where` on this node",
+        ),
+        *(
+            (
+                {"mounts": f"/tmp:{root}"},
+                f"SLURM_OCI_MOUNTS has the mount `/tmp:{root}`: its target is the root directory, which the image is",
+            )
+            for root in ("/", "//", "/a/..")
         ),
         ({"workdir": "here"}, "SLURM_OCI_WORKDIR is `here`: expected a path that starts with `/`"),
         ({"home": "yes"}, "SLURM_OCI_HOME is `yes`: expected `bind` or `none`"),

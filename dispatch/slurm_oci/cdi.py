@@ -33,14 +33,14 @@ def files(*suffixes: str) -> "Iterator[str]":
                 yield os.path.join(folder, name)
 
 
-def specs(prefix: str) -> "tuple[list[Spec], list[str]]":
-    """What the files describe, and the YAML files of which the catalog in `prefix` does not hold what
-    is in them now. Raises SettingRefused for a JSON file that describes nothing."""
-    found, unknown = [], []
+def specs(prefix: str) -> "tuple[dict[str, Spec], list[str]]":
+    """What the files describe, by their paths, and the YAML files of which the catalog in `prefix` does
+    not hold what is in them now. Raises SettingRefused for a JSON file that describes nothing."""
+    found, unknown = {}, []
     kept: Kept | None = None
     for path in files(".json", ".yaml"):
         if path.endswith(".json"):
-            found.append(from_json(path))
+            found[path] = from_json(path)
             continue
         if kept is None:
             known = catalog.read(prefix)
@@ -48,7 +48,7 @@ def specs(prefix: str) -> "tuple[list[Spec], list[str]]":
             kept = known["cdi"] if known else read_yaml()
         signature, spec = kept.get(path, (None, {}))
         if spec and modules.is_same(signature, path):
-            found.append(spec)
+            found[path] = spec
         else:
             unknown.append(path)
     return found, unknown
@@ -98,10 +98,34 @@ def from_yaml(path: str) -> "Spec":
 
 
 def checked(spec: "Any") -> "Spec":
-    """`spec`, which describes devices by their names. Raises ValueError."""
+    """`spec`, which describes devices by their names, each with edits of the container that can be done.
+    Raises ValueError."""
     devices = spec.get("devices") if isinstance(spec, dict) else None
     if not isinstance(devices, list):
         raise ValueError("it has no list `devices`")
     if not all(isinstance(device, dict) and isinstance(device.get("name"), str) for device in devices):
         raise ValueError("a device in it has no `name` that is a text")
+    for each in (spec, *devices):
+        edits = each.get("containerEdits") or {}
+        if not isinstance(edits, dict):
+            raise ValueError("a `containerEdits` in it is no object")
+        if not are_texts(edits.get("env")):
+            raise ValueError("an `env` in it is no list of texts")
+        mounts = edits.get("mounts") or []
+        if not isinstance(mounts, list) or not all(map(is_mount, mounts)):
+            raise ValueError("a `mounts` in it is no list of objects with `hostPath` and `containerPath`")
     return dict(spec)
+
+
+def is_mount(mount: "Any") -> bool:
+    return (
+        isinstance(mount, dict)
+        and all(isinstance(mount.get(path), str) for path in ("hostPath", "containerPath"))
+        and mount["containerPath"].startswith("/")
+        and are_texts(mount.get("options"))
+    )
+
+
+def are_texts(value: "Any") -> bool:
+    """Whether it is a list of texts; `null` is an empty one, as to Go's reader of JSON."""
+    return value is None or (isinstance(value, list) and all(isinstance(text, str) for text in value))

@@ -265,8 +265,9 @@ def by(
     )
     if entrypoint:
         box = box.replace(command=(*entrypoint, *box.command))
-    needs = {picture.kind, f"writable={wanted.writable}"} & set(runtime.private)
-    private = private_directory(asked, catalog["site"]["state"]) if needs else ""
+    needs = {picture.kind, f"writable={wanted.writable}", "gpu" if container.has_gpus(box) else ""}
+    is_private = not needs.isdisjoint(runtime.private)
+    private = private_directory(asked, catalog["site"]["state"]) if is_private else ""
     plan = planned(runtime, box.replace(private=private))
     image = decision.image if way.entry else picture
     notes = (*decision.notes, *plan.notes)

@@ -115,7 +115,12 @@ def written_mount(text: str, label: str, cwd: str) -> Mount:
     source = os.path.normpath(os.path.join(cwd, parts[0]))
     if not parts[1].startswith("/"):
         raise problems.SettingInvalid(f"{label} has the mount `{text}`: its target must start with `/`", how)
-    return Mount(source, os.path.normpath(parts[1]), parts[2:] == ["ro"], True, label)
+    target = "/" + os.path.normpath(parts[1]).lstrip("/")  # two slashes at the start would stay
+    if target == "/":
+        raise problems.SettingInvalid(
+            f"{label} has the mount `{text}`: its target is the root directory, which the image is", how
+        )
+    return Mount(source, target, parts[2:] == ["ro"], True, label)
 
 
 def split(text: str, separators: str) -> list[str]:

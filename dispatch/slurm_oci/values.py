@@ -242,7 +242,7 @@ class Runtime(Value):
     plan: "Callable[[Container], Plan]"
     executables: tuple[str, ...] = ()  # all are needed; the first one is asked for its version
     carries: tuple[str, ...] = ()  # settings beyond the defaults it can express: see SETTINGS
-    private: tuple[str, ...] = ()  # image kinds, and `writable=…`, that need the private directory
+    private: tuple[str, ...] = ()  # what needs the private directory: image kinds, `writable=…`, `gpu`
     variables: tuple[str, ...] = ()  # prefixes of its own environment variables
     version: tuple[str, ...] = ("--version",)  # the arguments that make it print its version
     probe: "Callable[[str], Mapping[str, Any]] | None" = None  # executable -> capabilities

@@ -9,6 +9,8 @@ from slurm_oci.job import STANDARD_PATH
 # What apptainer takes for its own process, or its shell in between keeps for itself, is told to the
 # container by another name.
 BY_OTHER_NAME = (*IMAGES_OWN, "IFS", "PS1")
+# By vendor the option that brings the driver's libraries along, and a device that the driver makes.
+VENDORS = {"nvidia": ("--nv", "/dev/nvidiactl"), "amd": ("--rocm", "/dev/kfd")}
 
 
 def slurm_oci_runtimes() -> list[Runtime]:
@@ -59,7 +61,7 @@ def plan_for(container: Container, name: str, env_prefix: str) -> Plan:
             " shell does (it has no `run --no-eval`, which Apptainer 1.1 and SingularityCE 3.10 brought)",
             "name the image's entry point in the command",
         )
-    options = ["-s", "run", "--no-eval"] if settings.entrypoint == "yes" else ["-s", "exec"]
+    options = ["-s", "run", "--no-eval"] if has_entry(container) else ["-s", "exec"]
     options += ["--sharens"] if settings.share == "node" and is_shared(container) else []
     options += container.arguments
     env = {**image.env, **container.env, **container.own}
@@ -69,7 +71,8 @@ def plan_for(container: Container, name: str, env_prefix: str) -> Plan:
     elif settings.home == "none":
         options += ["--no-home"]
     options += {"no": [], "tmp": ["--writable-tmpfs"], "yes": ["--writable"]}[settings.writable]
-    options += gpu_options(container)
+    by_vendor, notes = gpu_options(container)
+    options += by_vendor
     for mount in container.mounts:
         # Home, /tmp and the job's directory apptainer binds itself, if it can and the site lets it.
         if mount.wish or mount.why not in ("home", "") or (mount.why == "home" and not own_home):
@@ -88,20 +91,43 @@ def plan_for(container: Container, name: str, env_prefix: str) -> Plan:
             env[env_prefix + variable] = in_script(env.pop(variable))
     env = {"PATH": STANDARD_PATH, "HOME": container.job.home, "USER": container.job.user, **env}
     argv = (container.executables[name], *options, image.root or image.path or image.name)
-    return Plan((*argv, *container.command), env)
+    return Plan((*argv, *container.command), env, notes=notes)
 
 
-def gpu_options(container: Container) -> list[str]:
-    """By vendor; for GPUs that Slurm has granted, by the vendors whose devices the node has."""
+def has_entry(container: Container) -> bool:
+    """Whether the image has an entry point, and is to use it. Where there is no script for it, `run` has
+    the shell read the command as a script. (A file cannot be looked into.) Raises RequestMalformed where
+    there is nothing to run then."""
+    image = container.image
+    if container.settings.entrypoint == "no":
+        return False
+    if not image.root or os.path.lexists(f"{image.root}/.singularity.d/runscript"):
+        return True
+    if not container.command:
+        raise problems.RequestMalformed(
+            f"`{image.name}` has no entry point (`.singularity.d/runscript`), and there is no command to run",
+            "name one after the image",
+        )
+    return False
+
+
+def gpu_options(container: Container) -> tuple[list[str], tuple[str, ...]]:
+    """By vendor, and a note; for GPUs that Slurm has granted, by the vendors whose devices the node has.
+    Raises SettingRefused for a vendor whose driver is not there, which apptainer itself would pass over."""
     gpu = container.settings.gpu
     if not has_gpus(container):
-        return []
-    options = {"nvidia": ("--nv", "/dev/nvidiactl"), "amd": ("--rocm", "/dev/kfd")}
-    return [
-        option
-        for vendor, (option, device) in options.items()
-        if vendor == gpu or (gpu == "auto" and os.path.exists(device))
-    ]
+        return [], ()
+    asked = VENDORS if gpu == "auto" else {gpu: VENDORS[gpu]}
+    options = [option for option, device in asked.values() if os.path.exists(device)]
+    if options:
+        return options, ()
+    devices = f"`{'` or `'.join(device for _, device in asked.values())}`"
+    if gpu == "auto":
+        return [], (f"Slurm has granted GPUs, and no driver of theirs has made {devices} on this node",)
+    raise SettingRefused(
+        f"{container.settings.origins['gpu']} is `{gpu}`: no driver has made {devices} on this node",
+        "is the job where the GPUs are? `sinfo -o '%N %G'` shows which nodes have some",
+    )
 
 
 def is_shared(container: Container) -> bool:

@@ -7,14 +7,16 @@ directory, and ch-run becomes the command in what is then a directory.
 
 import os
 
-from slurm_oci import Container, Mount, Plan, Runtime, SettingRefused
+from slurm_oci import Container, File, Image, Mount, Plan, Runtime, SettingRefused
 from slurm_oci.choose import helper
-from slurm_oci.container import IMAGES_OWN, placed, workdir_in
+from slurm_oci.container import IMAGES_OWN, has_gpus, placed, workdir_in
 from slurm_oci.job import STANDARD_PATH
 
 # Of the container's variables those that ch-run changes, or would obey itself: TMPDIR must exist on
 # the node, and LD_ and the like are for programs of the image.
 NOT_FOR_CH_RUN = ("HOME", "TMPDIR", *IMAGES_OWN[1:])
+CANNOT_MAKE = ", and this ch-run cannot make that there to mount on"
+ANOTHER = "another runtime can: `slurm-oci-plugins list` shows what this node has"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,9 +33,9 @@ def slurm_oci_runtimes() -> list[Runtime]:
             plan=plan,
             carries=(
                 *("mounts", "workdir", "variables", "arguments", "home=none"),
-                *("writable=tmp", "writable=yes", "gpu=none", "share=node"),
+                *("writable=tmp", "writable=yes", "gpu=nvidia", "gpu=amd", "gpu=none", "share=node"),
             ),
-            private=("squashfs", "writable=tmp"),
+            private=("squashfs", "writable=tmp", "gpu"),
             probe=probe,
         )
     ]
@@ -45,7 +47,11 @@ def probe(executable: str) -> dict[str, bool]:
 
     told = answer(executable, "--help")
     # Where there is no `--home`, `--no-home` says what is the default elsewhere (before 0.31).
-    return {"write-fake": "--write-fake" in told, "no-home": "--no-home" in told and " --home" not in told}
+    return {
+        "write-fake": "--write-fake" in told,
+        "no-home": "--no-home" in told and " --home" not in told,
+        "cdi": "--cdi-dirs" in told and "--cdi[" in told,  # 0.40 had other options
+    }
 
 
 def plan(container: Container) -> Plan:
@@ -60,14 +66,23 @@ def plan(container: Container) -> Plan:
             f"{settings.origins['writable']} is `yes`: `{image.name}` is a file, which cannot change",
             "unpack it once: `unsquashfs -d DIR IMAGE`, and name DIR",
         )
+    driver: tuple[Mount, ...] = ()
+    notes: tuple[str, ...] = ()
+    if has_gpus(container):
+        container, driver, notes = with_driver(container)
+    # A file is looked into when it has been mounted.
     mounts, lacking = placed(container) if image.root else (container.mounts, container.mounts)
-    way = way_to_write(container, bool(lacking))
-    mounts = tuple(kept(mounts, lacking, bool(way), container))
-    if way and (settings.writable != "no" or any(mount in lacking for mount in mounts)):
+    way = way_to_write(container, bool(lacking or driver))
+    mounts = tuple(kept(mounts, lacking, way, container))
+    if way and (driver or settings.writable != "no" or any(mount in lacking for mount in mounts)):
         options.append(way)
-    workdir, notes = workdir_in(container.replace(mounts=mounts))
+    workdir, lost = workdir_in(container.replace(mounts=mounts))
+    notes += lost
     for mount in mounts:
-        options += ["--bind", bind_text(mount)]
+        options += ["--bind", bind_text(mount, image)]
+    if driver:
+        private = container.private
+        options += [f"--cdi-dirs={private}/cdi", "--cdi", "--bind", f"{private}/ch:/ch"]
     options += ["--cd", workdir]
     env = {"PATH": STANDARD_PATH, **image.env, "USER": container.job.user, **container.env}
     set_env = [name for name in NOT_FOR_CH_RUN if name in env]
@@ -79,15 +94,14 @@ def plan(container: Container) -> Plan:
             del env[name]
 
     def put(place: str, notes: tuple[str, ...]) -> Plan:
-        argv = (
-            container.executables["ch-run"],
-            *container.arguments,
-            *options,
-            place,
-            "--",
-            *container.command,
+        words = (*options, place, "--", *container.command)
+        return Plan(
+            argv=(container.executables["ch-run"], *container.arguments, *words),
+            env=env,
+            folders=("cdi", "ch") if driver else (),
+            files=(File("cdi/driver.json", description(driver)),) if driver else (),
+            notes=notes,
         )
-        return Plan(argv, env, notes=notes)
 
     if settings.writable == "tmp" and way == "--write":
         from slurm_oci_plugins import overlay
@@ -103,14 +117,85 @@ def plan(container: Container) -> Plan:
     from slurm_oci import lookup  # directories are looked into before
 
     squash, unmount = squashfuse
-    # What is to be written must appear as the user's own.
-    owner = f",uid={container.request.uid},gid={os.getegid()}" if settings.writable == "tmp" else ""
-    return put(place, notes).replace(
-        folders=("image",),
+    # What is to be written, or laid over, must appear as the user's own.
+    is_changed = settings.writable == "tmp" or driver
+    owner = f",uid={container.request.uid},gid={os.getegid()}" if is_changed else ""
+    targets = [mount.target for mount in mounts]
+    places = tuple(
+        lookup.Required(
+            root=place,
+            paths=(mount.target,),
+            outside=tuple(target for target in targets if target != mount.target),
+            problem=SettingRefused(
+                f"{mount.why}: `{image.name}` lacks `{mount.target}`{CANNOT_MAKE}", ANOTHER
+            ),
+        )
+        for mount in mounts
+        if mount.wish and not can_make(mount, way)
+    )
+    made = put(place, notes)
+    return made.replace(
+        folders=("image", *made.folders),
         prepare=((squash, "-o", "ro" + owner, image.path, place),),
-        required=lookup.required(container.replace(mounts=mounts), place, env["PATH"]),
+        required=(*places, *lookup.required(container.replace(mounts=mounts), place, env["PATH"])),
         cleanup=((unmount, "-u", "-z", place),),
     )
+
+
+def with_driver(container: Container) -> tuple[Container, tuple[Mount, ...], tuple[str, ...]]:
+    """The container with the variables of the step's GPUs, the driver's files for it, and notes.
+
+    They are told to `ch-run --cdi` in a description of our own: with `--bind` it makes no mount points
+    for files. It lays the kernel's overlay over the image for that. Raises SettingRefused.
+    """
+    from slurm_oci_plugins import gpus  # few tasks have some
+
+    made, notes = gpus.edited(container)
+    driver = tuple(mount for mount in made.mounts if mount not in container.mounts)
+    fault = fault_of_cdi(container) if driver else ""
+    gpu = container.settings.gpu
+    if fault and gpu != "auto":
+        raise SettingRefused(
+            f"{container.settings.origins['gpu']} is `{gpu}`: {fault}",
+            ANOTHER,
+        )
+    if fault:
+        return container, (), (*notes, f"Slurm has granted GPUs, and the container is without them: {fault}")
+    return container.replace(env=made.env), driver, notes
+
+
+def fault_of_cdi(container: Container) -> str:
+    """Why `ch-run --cdi` cannot be had, if it cannot."""
+    image, settings = container.image, container.settings
+    if not container.probed.get("cdi", False):
+        return "this ch-run has no `--cdi`, which 0.45 brought"
+    if settings.wished("writable") and settings.writable != "tmp":
+        return f"with `ch-run --cdi` {settings.origins['writable']} cannot be `{settings.writable}`"
+    if image.root and os.stat(image.root).st_uid != container.request.uid:
+        return (
+            f"`ch-run --cdi` takes directories of your own, and squashfs files, and `{image.name}` is neither"
+        )
+    if odd(image.root):
+        return f"`ch-run --cdi` cannot take the path `{image.root}`"
+    if not image.root and not mounting(container):
+        return "for files `ch-run --cdi` needs squashfuse and fusermount3 on the node"
+    return ""
+
+
+def description(driver: tuple[Mount, ...]) -> bytes:
+    """A CDI file (Container Device Interface) that asks for these mounts."""
+    import json  # few tasks have GPUs
+
+    mounts = [
+        {"hostPath": mount.source, "containerPath": mount.target, "options": ["rbind"]} for mount in driver
+    ]
+    spec = {
+        "cdiVersion": "0.6.0",
+        "kind": "slurm-oci/driver",
+        "devices": [{"name": "all", "containerEdits": {}}],
+        "containerEdits": {"mounts": mounts},
+    }
+    return os.fsencode(json.dumps(spec, ensure_ascii=False))
 
 
 def way_to_write(container: Container, is_lacking: bool) -> str:
@@ -167,28 +252,35 @@ def joining(container: Container) -> list[str]:
 
 
 def kept(
-    mounts: tuple[Mount, ...], lacking: tuple[Mount, ...], can_make: bool, container: Container
+    mounts: tuple[Mount, ...], lacking: tuple[Mount, ...], way: str, container: Container
 ) -> "Iterable[Mount]":
-    """What of `mounts` ch-run can do: it makes directories where it makes anything, never files.
-
-    Raises SettingRefused for a wish that it cannot do.
-    """
+    """What of `mounts` ch-run can do, as far as that can be told: of those that an image in a file may
+    lack the wishes are `required` of it. Raises SettingRefused for a wish that it cannot do."""
+    image = container.image
+    is_seen_later = not image.root and bool(mounting(container))
     for mount in mounts:
         if ":" in mount.source + mount.target and not mount.wish:
             continue  # `bind_text` refuses the wishes
-        is_folder = os.path.isdir(mount.source)
-        if mount not in lacking or (can_make and is_folder):
+        if mount not in lacking or can_make(mount, way):
             yield mount
-        elif can_make and mount.why == "the batch script":
+        elif way and mount.why == "the batch script":
             folder = os.path.dirname(mount.source)  # which holds this job's script and nothing else
             yield mount.replace(source=folder, target=folder)
+        elif mount.wish and is_seen_later:
+            yield mount
+        elif mount.wish and image.root:
+            raise SettingRefused(f"{mount.why}: `{image.name}` lacks `{mount.target}`{CANNOT_MAKE}", ANOTHER)
         elif mount.wish:
-            what = "a directory" if is_folder else "a file"
             raise SettingRefused(
-                f"{mount.why}: `{container.image.name}` lacks `{mount.target}`, and this ch-run cannot"
-                f" make {what} there to mount on",
-                "another runtime can: `slurm-oci-plugins list` shows what this node has",
+                f"{mount.why}: `{image.name}` may lack `{mount.target}`{CANNOT_MAKE}, and without squashfuse"
+                " and fusermount3 on the node nobody can look",
+                ANOTHER,
             )
+
+
+def can_make(mount: Mount, way: str) -> bool:
+    """Whether ch-run makes the mount point: directories where it makes anything, never files."""
+    return bool(way) and os.path.isdir(mount.source)
 
 
 def mounting(container: Container) -> list[str]:
@@ -202,17 +294,18 @@ def quoted(value: str) -> str:
     return f"'{value}'" if value.startswith("'") and value.endswith("'") else value
 
 
-def bind_text(mount: Mount) -> str:
+def bind_text(mount: Mount, image: Image) -> str:
     """A mount for `--bind`, which has no sign to write a colon by and no read-only mounts."""
+    others = "SLURM_OCI_RUNTIME=unshare" if image.root else "SLURM_OCI_RUNTIME=apptainer"
     if ":" in mount.source + mount.target:
         raise SettingRefused(
             f"{mount.why} asks for a mount of `{mount.source}` at `{mount.target}`:"
             " ch-run cannot mount a path with a colon",
-            "mount a directory above it, or take another runtime, as SLURM_OCI_RUNTIME=unshare",
+            f"mount a directory above it, or take another runtime, as {others}",
         )
     if mount.readonly and mount.why != "the batch script":
         raise SettingRefused(
             f"{mount.why} asks for a read-only mount, which ch-run does not have",
-            "leave `ro` out, or take another runtime, as SLURM_OCI_RUNTIME=unshare",
+            f"leave `ro` out, or take another runtime, as {others}",
         )
     return f"{mount.source}:{mount.target}"

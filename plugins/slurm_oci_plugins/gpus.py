@@ -26,15 +26,21 @@ def granted(container: Container) -> str:
 
 
 def devices(container: Container) -> tuple[list[str], tuple[str, ...]]:
-    """The CDI names of the step's devices (`nvidia.com/gpu=0`), and notes.
+    """The CDI names of the step's devices (`nvidia.com/gpu=0`), and notes: for a runtime that reads the
+    files itself, and fails where one names what is not there.
 
     Raises SettingRefused where a vendor's were asked for and nothing on the node describes them.
     """
-    return chosen(container, *cdi.specs(container.prefix)) if has_gpus(container) else ([], ())
+    if not has_gpus(container):
+        return [], ()
+    known, unknown = cdi.specs(container.prefix)
+    names, notes = chosen(container, known, unknown)
+    gone = missing(container, names, known)
+    return ([] if gone else names), (*notes, *gone)
 
 
 def chosen(
-    container: Container, known: "list[cdi.Spec]", unknown: list[str]
+    container: Container, known: "dict[str, cdi.Spec]", unknown: list[str]
 ) -> tuple[list[str], tuple[str, ...]]:
     """The same, from what is `known` of the files and the paths of those of which it is `unknown`. A
     name is the number on the node where the file has it, else `all`, of which the control group shows
@@ -42,7 +48,8 @@ def chosen(
     gpu, numbers = container.settings.gpu, granted(container)
     for vendor in KINDS if gpu == "auto" else (gpu,):
         kind = KINDS[vendor]
-        names = {device["name"] for spec in known if spec.get("kind") == kind for device in spec["devices"]}
+        specs = [spec for spec in known.values() if spec.get("kind") == kind]
+        names = {device["name"] for spec in specs for device in spec["devices"]}
         wanted = [number for number in numbers.split(",") if number in names]
         if not wanted or len(wanted) < len(numbers.split(",")):
             wanted = ["all"] if "all" in names else sorted(names)
@@ -61,6 +68,29 @@ def chosen(
     return [], ("Slurm has granted GPUs, and no file in /etc/cdi says what the container needs for them",)
 
 
+def missing(container: Container, names: list[str], known: "dict[str, cdi.Spec]") -> tuple[str, ...]:
+    """A note on the files for these devices that are not on the node, as those of a driver that is gone.
+    Raises SettingRefused where the devices were asked for."""
+    gone = [
+        (path, mount["hostPath"])
+        for path, edits in edits_of(names, known)
+        for mount in edits.get("mounts") or ()
+        if not os.path.exists(mount["hostPath"])
+    ]
+    if not gone:
+        return ()
+    path, first = gone[0]
+    more = f" and {len(gone) - 1} more" if gone[1:] else ""
+    fault = f"`{path}` names `{first}`{more}, which this node does not have"
+    gpu = container.settings.gpu
+    if gpu != "auto":
+        raise SettingRefused(
+            f"{container.settings.origins['gpu']} is `{gpu}`: {fault}",
+            f"the site: write it anew for the driver that is there, for NVIDIA: {cdi.AS_JSON}",
+        )
+    return (f"Slurm has granted GPUs, and {fault}: without that",)
+
+
 def edited(container: Container) -> tuple[Container, tuple[str, ...]]:
     """The container with the mounts and variables of the step's devices, and notes."""
     if not has_gpus(container):
@@ -69,20 +99,22 @@ def edited(container: Container) -> tuple[Container, tuple[str, ...]]:
     names, notes = chosen(container, known, unknown)
     if not names:
         return container, notes
+    notes += missing(container, names, known)
     env = dict(container.env)
     mounts = {mount.target: mount for mount in container.mounts}
     label = container.settings.origins.get("gpu", "the step's GPUs")
     folders = []
-    for edits in edits_of(names, known):
-        env |= dict(text.partition("=")[::2] for text in edits.get("env", ()))
-        for mount in edits.get("mounts", ()):
+    for _, edits in edits_of(names, known):
+        env |= dict(text.partition("=")[::2] for text in edits.get("env") or ())
+        for mount in edits.get("mounts") or ():
             source, target = mount["hostPath"], os.path.normpath(mount["containerPath"])
+            if not os.path.exists(source):
+                continue
             for name in (os.path.basename(target), *links_to(source)):
                 place = os.path.join(os.path.dirname(target), name)
                 is_wish = container.settings.wished("gpu")
-                mounts.setdefault(
-                    place, Mount(source, place, "ro" in mount.get("options", ()), is_wish, label)
-                )
+                readonly = "ro" in (mount.get("options") or ())
+                mounts.setdefault(place, Mount(source, place, readonly, is_wish, label))
             if ".so" in os.path.basename(target):
                 folders.append(os.path.dirname(target))
     if folders:
@@ -104,12 +136,12 @@ def links_to(library: str) -> "Iterable[str]":
             yield other
 
 
-def edits_of(names: list[str], known: "list[cdi.Spec]") -> "Iterable[dict[str, Any]]":
-    """The edits of these devices, each file's own before. What counts first describes a device alone."""
+def edits_of(names: list[str], known: "dict[str, cdi.Spec]") -> "Iterable[tuple[str, dict[str, Any]]]":
+    """The edits of these devices with the path of their file, each file's own before. What counts first
+    describes a device alone."""
     left = set(names)
-    for spec in known:
+    for path, spec in known.items():
         wanted = [device for device in spec["devices"] if f"{spec.get('kind')}={device['name']}" in left]
         left.difference_update(f"{spec.get('kind')}={device['name']}" for device in wanted)
-        if wanted:
-            yield spec.get("containerEdits", {})
-            yield from (device.get("containerEdits", {}) for device in wanted)
+        for each in (spec, *wanted) if wanted else ():
+            yield path, each.get("containerEdits") or {}
