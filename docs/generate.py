@@ -249,6 +249,30 @@ def matrix() -> str:
     return "\n".join(lines)
 
 
+def imported() -> str:
+    """What tests/real/test_import.py saw of each kind of image that a runtime does not take itself: what
+    it is unpacked into."""
+    found = json.loads((PROJECT / "docs" / "imported.json").read_text(encoding="utf-8"))
+    kinds = [
+        kind
+        for kind in KINDS
+        if any(kind in row for suite in found.values() for row in suite["rows"].values())
+    ]
+    lines = [f"| runtime | {' | '.join(kinds)} |", "|---" * (len(kinds) + 1) + "|"]
+    for runtime in known_runtimes():
+        verdicts: dict[str, dict[str, list[str]]] = {kind: {} for kind in kinds}
+        for suite in found.values():
+            for kind, made in suite["rows"].get(runtime.name, {}).items():
+                verdicts[kind].setdefault(made, []).append(suite["slurm"])
+        if any(verdicts.values()):
+            cells = (
+                "; ".join(f"as {made}: Slurm {', '.join(sorted(at))}" for made, at in each.items())
+                for each in verdicts.values()
+            )
+            lines.append(f"| {runtime.name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
 def seen(found: dict[str, Any], runtime: str, kind: str, cell: str, words: list[str]) -> str:
     """What a cell of the matrix says; `words` collects those of refusals."""
     if not applies(cell, kind):
@@ -267,11 +291,11 @@ def shown(verdict: str, versions: list[str], words: list[str], count: int) -> st
     if verdict == "works":
         return "Slurm " + ", ".join(sorted(versions))
     text = verdict
-    if verdict.startswith("refused: "):
-        said = verdict.removeprefix("refused: ")
+    what, separator, said = verdict.partition(": ")
+    if separator:
         if said not in words:
             words.append(said)
-        text = f"refused ({words.index(said) + 1})"
+        text = f"{what} ({words.index(said) + 1})"
     return f"{text} beside Slurm {', '.join(sorted(versions))}" if count > 1 else text
 
 
@@ -403,6 +427,7 @@ PARTS = {
     "examples": examples,
     "guide_findings": guide_findings,
     "matrix": matrix,
+    "imported": imported,
     "mpi": mpi,
     "findings": findings,
     "templates": templates,

@@ -8,8 +8,8 @@ CELLS = (
     *(f"{name}={value}" for name, values in CHOICES.items() if name not in OWN for value in values),
 )
 # What holds without being asked for, and all of it together. (Not `home=bind`: a place for it may have to
-# be made, which some can do in a writable layer alone.)
-DEFAULTS = ("env=job", "writable=no", "entrypoint=no", "gpu=auto", "slurm=no", "command=as-given")
+# be made, which some can do in a writable layer alone; nor `gpu=auto`, which means something for who has been granted some.)
+DEFAULTS = ("env=job", "writable=no", "entrypoint=no", "slurm=no", "command=as-given")
 FILES = ("sif", "squashfs", "oci-layout", "oci-archive", "docker-archive", "reference", "name")
 
 
@@ -20,6 +20,16 @@ def applies(cell, kind):
 
 def refusal(error, image):
     """The words of a refusal, without what differs between machines."""
-    first = next(line for line in error.splitlines() if line.startswith("slurm-oci: error: "))
-    first = first.removeprefix("slurm-oci: error: ")
-    return "refused: " + first.rpartition(" [")[0].replace(image, "IMAGE")
+    return "refused: " + said(error, "error").rpartition(" [")[0].replace(image, "IMAGE")
+
+
+def left_out(error, image):
+    """The words of the warning that a default could not be had, or nothing."""
+    _, separator, why = said(error, "warning").partition("without them: ")
+    return f"left out: {why}".replace(image, "IMAGE") if separator else ""
+
+
+def said(error, what):
+    """The first line of that kind, without the word for it."""
+    start = f"slurm-oci: {what}: "
+    return next((line.removeprefix(start) for line in error.splitlines() if line.startswith(start)), "")

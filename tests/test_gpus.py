@@ -279,7 +279,7 @@ def test_charliecloud_is_told_of_a_driver_s_files_in_a_description_of_our_own(wi
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"probed": ("write-fake",)}, "this ch-run has no `--cdi`, which 0.45 brought"),
+        ({"probed": ("write-fake",)}, "this ch-run has no `--cdi`, which 0.45 has"),
         ({"writable": "no"}, "with `ch-run --cdi` SLURM_OCI_WRITABLE cannot be `no`"),
         ({"writable": "yes"}, "with `ch-run --cdi` SLURM_OCI_WRITABLE cannot be `yes`"),
         ({"uid": 1}, "`ch-run --cdi` takes directories of your own, and squashfs files, and"),

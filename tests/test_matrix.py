@@ -4,7 +4,6 @@ others. docs/matrix.json holds what was seen; the real ones' part is `tests/real
 
 import importlib
 import json
-import os
 import pkgutil
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from conftest import Slurm
 from readers import READERS, make_image
 
 import slurm_oci_plugins
-from slurm_oci_plugins import apptainer
 
 REAL = json.loads((table.DOCS / "matrix.json").read_text())
 MODULES = [
@@ -38,9 +36,19 @@ PAIRS = [
 WORKS = 9  # what the programs end with when they have been told nothing that they do not know
 
 
+# What a node with GPUs has, in a directory of the test's: before the entry point's last lines.
+WITH_GPUS = """from slurm_oci import cdi
+from slurm_oci_plugins import apptainer
+cdi.FOLDERS = ({place!r} + "/cdi",)
+apptainer.VENDORS = {{vendor: (option, "/dev/null") for vendor, (option, _) in apptainer.VENDORS.items()}}
+"""
+LAST = "from slurm_oci.main import run"
+
+
 def wish(cell: str, place: Path) -> dict[str, str]:
     """The job's variables that ask for it."""
     name, _, value = cell.partition("=")
+    granted = {"CUDA_VISIBLE_DEVICES": "0"} if cell in ("gpu=auto", "gpu=none") else {}
     asked = {
         "mounts": f"{place}:/mnt",
         "mounts :ro": f"{place}:/mnt:ro",
@@ -48,7 +56,7 @@ def wish(cell: str, place: Path) -> dict[str, str]:
         "variables": "",
     }
     setting = f"SLURM_OCI_{name.split()[0].upper()}"
-    return {setting: asked.get(cell, value)}
+    return {setting: asked.get(cell, value), **granted}
 
 
 @pytest.mark.parametrize(("name", "kind"), PAIRS, ids=map("-".join, PAIRS))
@@ -56,8 +64,6 @@ def test_each_value_of_each_setting_is_told_or_refused_by_name(
     slurm: Slurm, stand_in, prefix, place, name, kind
 ):
     """As docs/matrix.md says."""
-    if name == "singularity" and any(os.path.exists(device) for _, device in apptainer.VENDORS.values()):
-        pytest.skip("this machine has a GPU, which docs/matrix.md knows nothing of")
     (program, *_) = RUNTIMES[name].executables
     body = (
         READERS[name]
@@ -69,6 +75,12 @@ def test_each_value_of_each_setting_is_told_or_refused_by_name(
         stand_in(helper)
     with (prefix / "site.toml").open("a") as site:
         site.write("pull = true\n")
+    run = prefix / "run"
+    run.write_text(run.read_text().replace(LAST, WITH_GPUS.format(place=str(place)) + LAST))
+    (place / "cdi").mkdir()
+    for vendor in ("nvidia", "amd"):
+        spec = {"kind": f"{vendor}.com/gpu", "devices": [{"name": "all"}]}
+        (place / "cdi" / f"{vendor}.json").write_text(json.dumps(spec))
     image, definition = make_image(kind, place), place / "env.toml"
     definition.write_text(f'image = "{image}"\n[env]\nMINE = "it\'s, mine"\n')
     for path in ("data/x", "slurm/slurm.conf", "munge/socket"):

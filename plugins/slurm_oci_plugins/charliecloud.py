@@ -168,7 +168,7 @@ def fault_of_cdi(container: Container) -> str:
     """Why `ch-run --cdi` cannot be had, if it cannot."""
     image, settings = container.image, container.settings
     if not container.probed.get("cdi", False):
-        return "this ch-run has no `--cdi`, which 0.45 brought"
+        return "this ch-run has no `--cdi`, which 0.45 has"
     if settings.wished("writable") and settings.writable != "tmp":
         return f"with `ch-run --cdi` {settings.origins['writable']} cannot be `{settings.writable}`"
     if image.root and os.stat(image.root).st_uid != container.request.uid:

@@ -5,6 +5,7 @@ import os
 import subprocess
 
 import pytest
+import table
 from conftest import SUITES
 from images import IMAGES
 from running import until
@@ -90,6 +91,11 @@ def test_every_runtime_runs_what_is_packed(slurm, counted, runtime):
     assert len(entries) == 2
     assert not list(slurm.root.path(f"{OWN}/entries").glob("*/image/rootfs/bin/new"))
     assert os.listdir(slurm.root.path(f"{OWN}/work")) == []
+    made = {name.partition(".")[2] for name in entries}
+    assert len(made) == 1, entries
+    version = slurm("sinfo", "--version")[1].decode().split()[1]
+    found = dict.fromkeys(PACKED, made.pop())
+    table.compare("imported", (slurm.root.suite, "rows", runtime), found, slurm=version)
     # The next job takes it as it is.
     before = counted.calls()
     assert slurm.srun(IMAGES["oci-archive"], "/bin/true", SLURM_OCI_RUNTIME=runtime)[0] == 0
