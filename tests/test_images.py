@@ -325,7 +325,7 @@ def test_claims_that_nobody_needs_are_removed(own):
 
 WORKER = """
 import json, os, sys
-from slurm_oci import cache, images, importers
+from slurm_oci import cache, images, importers, state
 from slurm_oci.values import Image, Job, Request
 place, number, program = sys.argv[1:]
 where = cache.Cache(place, (os.getuid(),))
@@ -333,6 +333,7 @@ request = Request("/image", "/spool", "me", os.getuid(), "node1", 42, 3, int(num
 job = Job({}, "", "/", "me", "/home/me", "/bin/sh")
 image = Image("/image.tar", "oci-archive", "/image.tar")
 importer = importers.Importer("tool", ("oci-archive",), "sif", ("tool",), lambda image, programs: ((program,),))
+SLOW
 images.obtain(cache.Import(importer, image, {"tool": program}, where, "key"), request, job, 20)
 print(open(where.entry(cache.find(where, "key", "sif")) + "/image").read(), end="")
 """
@@ -348,11 +349,14 @@ class Workers:
     tool: StandIn | None = None
     errors: list[str] = attrs.Factory(list)
 
-    def start(self, number: int, body: str) -> None:
+    def start(self, number: int, body: str, slow: str = "") -> None:
+        """`slow`: a function of theirs that takes 100 seconds, and makes a file called `slow` before."""
         self.tool = make_stand_in(self.place / "tool", body)
+        code = f"import time\nfrom slurm_oci import importing\n{slow} = lambda *_: open('{self.own.path}/slow', 'w').close() or time.sleep(100)"
+        code = WORKER.replace("SLOW", code if slow else "")
         self.running = [
             subprocess.Popen(
-                [sys.executable, "-c", WORKER, self.own.path, str(n), str(self.tool.path)],
+                [sys.executable, "-c", code, self.own.path, str(n), str(self.tool.path)],
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             )
             for n in range(number)
@@ -427,6 +431,27 @@ def test_sigterm_ends_the_program_and_leaves_the_work_to_others(workers, own):
     ended.send_signal(signal.SIGTERM)
     assert sorted(workers.ended()) == [(0, "made\n"), (0, "made\n"), (143, "")]
     assert nothing_left(own)
+
+
+@pytest.mark.parametrize("slow", ["images.identity", "images.made_from", "images.size", "importing.settle"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_between_the_programs_ends_it_with_nothing_left(workers, own, slow, number):
+    """While the image is measured or written out, too; another task can begin at once."""
+    workers.start(1, "mkdir result; echo made >result/file", slow)
+    until(Path(own.path, "slow").exists)
+    workers.running[0].send_signal(number)
+    assert workers.ended() == [(128 + number, "")]
+    assert nothing_left(own)
+    assert os.listdir(f"{own.path}/entries") == []
+
+
+def test_a_signal_does_not_cut_removing_short(workers, own):
+    """It ends the task when what was begun is removed."""
+    workers.start(1, "exit 1", "state.remove")
+    until(Path(own.path, "slow").exists)
+    workers.running[0].terminate()
+    time.sleep(0.3)
+    assert workers.running[0].poll() is None
 
 
 # Keeping and removing

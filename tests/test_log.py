@@ -4,6 +4,8 @@ import json
 import re
 import subprocess
 import sys
+import tarfile
+import time
 from pathlib import Path
 
 import attrs
@@ -105,6 +107,35 @@ def test_a_log_that_cannot_be_written_harms_no_task(slurm, log, rootfs, stand_in
     assert (ended.status, ended.out, ended.err) == (0, "ran\n", "")
 
 
+def test_a_refused_image_s_line_has_its_kind(slurm, log, rootfs):
+    """As far as the decision has come."""
+    slurm.job["SLURM_OCI_RUNTIME"] = "aptainer"
+    image = rootfs()
+    assert slurm.run(image, "prog").status == 127
+    assert lines(log) == [expected(image, kind="rootfs", status=127, error="runtime-unknown")]
+
+
+def test_a_task_that_is_cancelled_while_it_unpacks_is_a_line(slurm, log, stand_in):
+    """With 128 and the signal's number."""
+    begun = slurm.place / "bin" / "begun"
+    stand_in("apptainer", f"touch {begun}; exec sleep 100")
+    begun.parent.chmod(0o777)
+    with (slurm.prefix / "site.toml").open("a") as file:
+        file.write(f'[images]\ncache = "{slurm.place}/bin"\n')
+    image = slurm.place / "image.tar"
+    with tarfile.open(image, "w") as file:
+        for name in ("oci-layout", "index.json"):
+            file.addfile(tarfile.TarInfo(name))
+    process = slurm.start(*slurm.words(image, "prog"))
+    while not begun.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert lines(log) == [expected(image, kind="oci-archive", status=143)]
+
+
 def test_names_that_users_wrote_cannot_forge_a_line(slurm, log):
     """A newline in the image's name stays within the one line."""
     image = slurm.place / 'a\n{"job": 1}'
@@ -139,7 +170,7 @@ assert not libc.unshare(0x20000) and not libc.mount(b"", b"/", b"", ctypes.c_ulo
 assert not libc.mount(b"tmpfs", b"/dev", b"tmpfs", ctypes.c_ulong(0), None)
 daemon = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 daemon.bind("/dev/log")
-Record("syslog", request("/image", "prog", "--password=secret")).failed(ImageMissing("gone"))
+Record("syslog", request("/image", "prog", "--password=secret"), []).failed(ImageMissing("gone"))
 print(os.getpid())
 print(daemon.recv(1 << 16).decode())
 """
@@ -156,7 +187,7 @@ print(daemon.recv(1 << 16).decode())
 
 def test_the_docs_name_every_member_of_a_line():
     """In its order."""
-    assert members("line") == list(Record("/log", request()).fields)
+    assert members("line") == list(Record("/log", request(), []).fields)
 
 
 def test_the_docs_name_every_member_of_what_gc_prints():

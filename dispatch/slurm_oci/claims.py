@@ -104,6 +104,10 @@ class Claim:
     def release(self) -> None:
         """Lets another task try, at once."""
         remove(os.path.join(self.folder, str(self.number)))
+        try:
+            os.rmdir(self.folder)
+        except OSError:  # of earlier tries something is told there
+            pass
 
     def fail(self, problem: Problem) -> None:
         """Tells those who wait, and later tasks of this step, why there is no use in another try."""

@@ -144,24 +144,39 @@ def make_folders(where: Cache) -> None:
 
 
 def work(wanted: Import, job: Job, claim: claims.Claim, limit: int, anew: bool) -> None:
-    """Makes the entry. What goes wrong ends the others' waiting too, except that the end is asked for."""
+    """Makes the entry. What goes wrong ends the others' waiting too, except that the end is asked for.
+
+    Raises SystemExit with 128+N where signal N did that, once nothing is left of what was begun.
+    """
+    ending = importing.Ending()
+    try:
+        work_until(ending, wanted, job, claim, limit, anew)
+    finally:
+        ending.restore()
+    if ending.number:
+        raise SystemExit(128 + ending.number)
+
+
+def work_until(
+    ending: "importing.Ending", wanted: Import, job: Job, claim: claims.Claim, limit: int, anew: bool
+) -> None:
     where = wanted.cache
     if not anew and cache.find(where, wanted.key, wanted.importer.gives):
         claim.done()  # somebody was quicker than our look
         return
     place = os.path.join(where.path, "work", claim.task)
     try:
-        with written(place):
-            held = state.make(place, claim.node)
-            try:
-                claim.beat()
-                name = publish(wanted, job, place, claim)
-            finally:
-                state.remove(place)
-                os.close(held)
+        try:
+            ending.raises = True
+            ending.check()
+            with written(place):
+                name = make(wanted, job, place, claim, ending)
+        finally:
+            ending.raises = False
     except importing.Interrupted as signal:
+        ending.number = signal.number
         claim.release()
-        raise SystemExit(128 + signal.number) from None
+        return
     except Problem as problem:
         if claim.is_latest():
             claim.fail(problem)
@@ -173,6 +188,18 @@ def work(wanted: Import, job: Job, claim: claims.Claim, limit: int, anew: bool) 
     claim.done()
     if not where.is_store:
         evict(where, claim.node, limit, keep=name)
+
+
+def make(wanted: Import, job: Job, place: str, claim: claims.Claim, ending: "importing.Ending") -> str:
+    """What `publish` gives, with `place` made for it and removed after it."""
+    held = state.make(place, claim.node)
+    try:
+        claim.beat()
+        return publish(wanted, job, place, claim)
+    finally:
+        ending.raises = False  # no call before it, in which a signal could be noticed
+        state.remove(place)
+        state.close(held)
 
 
 def publish(wanted: Import, job: Job, place: str, claim: claims.Claim) -> str:
@@ -340,7 +367,7 @@ def remove(where: Cache, name: str, node: str) -> bool:
         return False
     finally:
         state.remove(place)
-        os.close(held)
+        state.close(held)
 
 
 def is_used(where: Cache, name: str, node: str) -> bool:

@@ -38,6 +38,33 @@ class Interrupted(Exception):
         self.number = number
 
 
+class Ending:
+    """Makes of a signal that asks for the end an Interrupted, while it `raises`; else it is kept in
+    `number`, so that what has to be done in any case is done."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.raises = False
+        self.before = {
+            number: signals.signal(number, self.got)
+            for number in supervise.ENDING
+            if signals.getsignal(number) is not signals.SIG_IGN
+        }
+
+    def got(self, number: int, _: object) -> None:
+        self.number = self.number or number
+        self.check()
+
+    def check(self) -> None:
+        if self.raises and self.number:
+            self.raises = False
+            raise Interrupted(self.number)
+
+    def restore(self) -> None:
+        for number, handler in self.before.items():
+            signals.signal(number, handler)
+
+
 def made(
     importer: Importer,
     image: Image,

@@ -24,8 +24,9 @@ SYSLOG = "syslog"  # as `log`: the local syslog daemon, facility user, priority 
 class Record:
     """The line of one task."""
 
-    def __init__(self, target: str, asked: "Request") -> None:
+    def __init__(self, target: str, asked: "Request", trace: "list[Step]") -> None:
         self.target = target  # `syslog` or a file's path
+        self.trace = trace  # of the decision, as far as it has come
         self.fields: dict[str, Any] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "node": asked.node,
@@ -43,19 +44,18 @@ class Record:
             "error": None,
         }
 
-    def decided(self, decision: "Decision", trace: "list[Step]") -> None:
+    def decided(self, decision: "Decision") -> None:
         """Notes what is about to be started, and writes it down if nobody will be left to do so."""
         self.fields |= {
-            "kind": decision.image.kind or None,
             "runtime": decision.runtime or "user hook",
-            "why": next((why for step, _, why in reversed(trace) if step in ("runtime", "hook")), None),
+            "why": next((why for step, _, why in reversed(self.trace) if step in ("runtime", "hook")), None),
             "mode": decision.plan.mode,
             "start_ms": milliseconds(),
         }
         if decision.plan.mode == "exec":
             self.write()
 
-    def ended(self, status: int) -> None:
+    def ended(self, status: "str | int | None") -> None:
         self.fields["status"] = status
         self.write()
 
@@ -65,7 +65,8 @@ class Record:
 
     def write(self) -> None:
         """Writes the line, whole or not at all. A log that cannot be written harms no task."""
-        line = json.dumps(self.fields)
+        kind = next((result for step, result, _ in reversed(self.trace) if step == "image"), None)
+        line = json.dumps(self.fields | {"kind": kind})
         if self.target == SYSLOG:
             import syslog
 

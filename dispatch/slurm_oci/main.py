@@ -58,11 +58,15 @@ def main(words: "Sequence[str]", prefix: str) -> int:
         if catalog["site"]["log"]:
             from slurm_oci import log
 
-            record = log.Record(catalog["site"]["log"], asked)
+            record = log.Record(catalog["site"]["log"], asked, trace)
         decision = ready(
             lambda: decide(asked, told, environ, catalog, prefix, trace, place), trace, catalog["site"]
         )
         return carry_out(decision, trace, record)
+    except SystemExit as end:  # asked for by a signal, while an image was unpacked
+        if record:
+            record.ended(end.code)
+        raise
     except Problem as error:
         problem = error
     except Exception as error:
@@ -363,7 +367,7 @@ def carry_out(decision: Decision, trace: "list[Step]", record: "Record | None" =
     for note in decision.notes:
         execute.warn(note)
     if record:
-        record.decided(decision, trace)
+        record.decided(decision)
     if decision.plan.mode == "supervise":
         try:
             from slurm_oci import supervise
