@@ -315,6 +315,28 @@ def test_a_hook_that_calls_run_itself_does_not_loop(slurm, tool, image):
     assert (slurm.home / "calls").read_text() == "called\n"
 
 
+@pytest.mark.parametrize("between", ["", "sh -c '\"$@\"; exit $?' sh"])
+def test_a_hook_that_calls_run_without_its_mark_is_refused(slurm, tool, image, between):
+    """It would go on for ever, whatever is between the two."""
+    slurm.hook(
+        "#!/bin/sh\necho called >>calls\n[ $(wc -l <calls) -lt 5 ] || exit 99\n"
+        f'{between} env -i {slurm.prefix}/run "$@"\nexit $?\n'
+    )
+    ended = slurm.run(image, "/bin/true")
+    assert (ended.status, ended.code, tool.calls) == (126, "hook-failed", [])
+    assert "let it keep that variable" in ended.err
+    assert (slurm.home / "calls").read_text() == "called\n"
+
+
+def test_a_hook_that_asks_for_no_hook_needs_no_mark(slurm, tool, image):
+    """Also in an emptied environment."""
+    slurm.hook(
+        f'#!/bin/sh\nenv -i PATH={slurm.place}/bin:$PATH {slurm.prefix}/slurm-oci-run-default "$@"\nexit $?\n'
+    )
+    ended = slurm.run(image, "/bin/true")
+    assert (ended.status, len(tool.calls)) == (7, 1), ended.err
+
+
 def test_the_hook_can_name_a_runtime(slurm, tool, image, stand_in):
     """What it exports is the job's wish."""
     site(slurm, "", TOOL.replace("tool", "second"))

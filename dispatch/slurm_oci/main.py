@@ -312,6 +312,9 @@ def look_for_hook(
         trace.append(("hook", "refused", problem.message))
         raise
     if judgement.hook:
+        from slurm_oci import trust  # few users have a hook
+
+        trust.refuse_itself(judgement.hook.path, asked)
         trace.append(("hook", judgement.hook.path, "there and safe: it takes over"))
     else:
         trace.append(("hook", "no", judgement.warning or f"no {told.home}/{hook.NAME}"))

@@ -1,15 +1,16 @@
 """Whether a script that is there may be run: who but its user could have written it.
 
-And why one that may be run was not started.
+And why one that may be run is not started after all.
 """
 
 import errno
 import os
 import stat
 
-from slurm_oci import problems
+from slurm_oci import job, problems
 from slurm_oci.hook import NAME
 from slurm_oci.problems import Problem
+from slurm_oci.values import Request
 
 
 def judge_file(steps: list[str], status: os.stat_result, head: bytes | None, uid: int) -> list[Problem]:
@@ -124,6 +125,28 @@ def own_copy(path: str, real: str) -> str:
         new = quoted(path + ".new")
         made = f"cp {quoted(path)} {new} && mv -f {new} {quoted(path)}"
     return f"{made} && chmod 700 {quoted(path)}"
+
+
+def refuse_itself(path: str, request: Request) -> None:
+    """Raises HookFailed where it is this very hook that calls, and has lost the mark that it was given:
+    it would be called again and again."""
+    entry = os.fsencode(f"SLURM_OCI_HOOK={job.mark(request)}")
+    pid = os.getppid()
+    try:
+        while pid > 1:
+            with open(f"/proc/{pid}/environ", "rb", 0) as file:
+                if entry in file.read().split(b"\0"):
+                    break
+            with open(f"/proc/{pid}/stat", "rb", 0) as file:
+                pid = int(file.read().rpartition(b")")[2].split()[1])
+        else:
+            return
+    except OSError:  # another user's, who is Slurm
+        return
+    raise problems.HookFailed(
+        f"`{path}` calls slurm-oci without SLURM_OCI_HOOK, by which it would be known as the one that calls",
+        "let it keep that variable, which `env -i` takes away, or call `slurm-oci-run-default` instead",
+    )
 
 
 def not_started(argv: tuple[str, ...], error: OSError) -> Problem:

@@ -67,6 +67,15 @@ def test_it_may_call_the_entry_point_itself(slurm):
     assert slurm.srun(IMAGE, "/bin/echo", "inside")[:2] == (0, b"once\ninside\n")
 
 
+def test_a_hook_that_empties_the_environment_and_calls_again_is_refused(slurm):
+    """Once, and not once for each process that the node can have."""
+    hook = '#!/bin/sh\necho once\nenv -i /opt/slurm-oci/run "$@"\nexit $?\n'
+    slurm.root.write(HOOK, hook, user="alice", mode=0o700)
+    status, out, err = slurm.srun(IMAGE, "/bin/echo", "x")
+    assert (status, out) == (126, b"once\n")
+    assert b"by which it would be known as the one that calls [hook-failed]" in err
+
+
 def test_a_copy_of_the_default_script_works_as_hook(slurm):
     """The guide tells users to model their script after it."""
     slurm("sh", "-c", f"cp /opt/slurm-oci/slurm-oci-run-default {HOOK} && chmod 700 {HOOK}")
