@@ -50,7 +50,7 @@ def test_a_task_is_a_line(slurm, log, rootfs, stand_in):
     command is in it."""
     stand_in("apptainer", "exit 3")
     image = rootfs()
-    assert slurm.run(image, "prog", SECRET).status == 3
+    assert slurm.run(image, "true", SECRET).status == 3
     why = "the first in the site's order that takes rootfs"
     assert lines(log) == [expected(image, kind="rootfs", runtime="apptainer", why=why, mode="exec")]
     assert "secret" not in log.read_text()
@@ -64,7 +64,7 @@ def test_a_supervised_task_s_line_has_its_status(slurm, log, rootfs, stand_in):
     config = {"ociVersion": "1.0.2", "root": {"path": str(rootfs())}, "process": {"args": ["sh"], "cwd": "/"}}
     (bundle / "config.json").write_text(json.dumps(config))
     slurm.job["SLURM_OCI_RUNTIME"] = "crun"
-    ended = slurm.run(bundle, "prog")
+    ended = slurm.run(bundle, "true")
     assert ended.status == 7, ended.err
     why = "asked for by SLURM_OCI_RUNTIME"
     assert lines(log) == [
@@ -76,7 +76,7 @@ def test_the_user_s_hook_is_a_line(slurm, log, rootfs):
     """The image is the hook's business: its kind is not looked at."""
     slurm.hook("#!/bin/sh\nexit 4\n")
     image = rootfs()
-    assert slurm.run(image, "prog").status == 4
+    assert slurm.run(image, "true").status == 4
     assert lines(log) == [
         expected(image, runtime="user hook", why="there and safe: it takes over", mode="exec")
     ]
@@ -85,7 +85,7 @@ def test_the_user_s_hook_is_a_line(slurm, log, rootfs):
 def test_a_task_that_cannot_be_started_is_a_line(slurm, log):
     """With the stable code of the error and its exit status."""
     image = slurm.place / "nothing"
-    assert slurm.run(image, "prog").status == 125
+    assert slurm.run(image, "true").status == 125
     assert lines(log) == [expected(image, status=125, error="image-missing")]
 
 
@@ -103,7 +103,7 @@ def test_a_log_that_cannot_be_written_harms_no_task(slurm, log, rootfs, stand_in
     else:
         log.touch(0o000)
     stand_in("apptainer", "echo ran")
-    ended = slurm.run(rootfs(), "prog")
+    ended = slurm.run(rootfs(), "true")
     assert (ended.status, ended.out, ended.err) == (0, "ran\n", "")
 
 
@@ -111,7 +111,7 @@ def test_a_refused_image_s_line_has_its_kind(slurm, log, rootfs):
     """As far as the decision has come."""
     slurm.job["SLURM_OCI_RUNTIME"] = "aptainer"
     image = rootfs()
-    assert slurm.run(image, "prog").status == 127
+    assert slurm.run(image, "true").status == 127
     assert lines(log) == [expected(image, kind="rootfs", status=127, error="runtime-unknown")]
 
 
@@ -126,7 +126,7 @@ def test_a_task_that_is_cancelled_while_it_unpacks_is_a_line(slurm, log, stand_i
     with tarfile.open(image, "w") as file:
         for name in ("oci-layout", "index.json"):
             file.addfile(tarfile.TarInfo(name))
-    process = slurm.start(*slurm.words(image, "prog"))
+    process = slurm.start(*slurm.words(image, "true"))
     while not begun.exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
@@ -139,7 +139,7 @@ def test_a_task_that_is_cancelled_while_it_unpacks_is_a_line(slurm, log, stand_i
 def test_names_that_users_wrote_cannot_forge_a_line(slurm, log):
     """A newline in the image's name stays within the one line."""
     image = slurm.place / 'a\n{"job": 1}'
-    assert slurm.run(image, "prog").status == 125
+    assert slurm.run(image, "true").status == 125
     assert lines(log) == [expected(image, status=125, error="image-missing")]
 
 
@@ -149,10 +149,10 @@ def test_nothing_is_imported_where_there_is_no_log(slurm, rootfs, stand_in):
     image = rootfs()
     run = slurm.prefix / "run"
     run.write_text(run.read_text().replace("Xutf8", "Ximporttime", 1))
-    without = slurm.run(image, "prog").err
+    without = slurm.run(image, "true").err
     site = slurm.prefix / "site.toml"
     site.write_text(site.read_text() + 'log = "/no/such/log"\n')
-    with_log = slurm.run(image, "prog").err
+    with_log = slurm.run(image, "true").err
     assert ("slurm_oci.log" in without, "slurm_oci.log" in with_log) == (False, True)
 
 
@@ -170,7 +170,7 @@ assert not libc.unshare(0x20000) and not libc.mount(b"", b"/", b"", ctypes.c_ulo
 assert not libc.mount(b"tmpfs", b"/dev", b"tmpfs", ctypes.c_ulong(0), None)
 daemon = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 daemon.bind("/dev/log")
-Record("syslog", request("/image", "prog", "--password=secret"), []).failed(ImageMissing("gone"))
+Record("syslog", request("/image", "true", "--password=secret"), []).failed(ImageMissing("gone"))
 print(os.getpid())
 print(daemon.recv(1 << 16).decode())
 """
