@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import shellingham
-from conftest import NAMESPACES, ROOT, Ended, Slurm, folder_of
+from conftest import NAMESPACES, ROOT, STANDARD_PATH, Ended, Slurm, folder_of
 
 from slurm_oci import templates
 from slurm_oci.templates import LOGIN_SHELLS, Template
@@ -260,6 +260,8 @@ def test_mpi_tasks_do_without_reading_each_other_s_memory(slurm, hook, tool, ima
 def test_a_debugger_goes_round_the_chosen_tasks(slurm, hook, tool, image, variables, expected):
     """By default the first one; the command stays as it was."""
     hook("debug")
+    for name in ("perf", "strace"):
+        (image / "bin" / name).write_text("")
     slurm.job |= {"SLURM_PROCID": "12", **variables}
     slurm.run(image, "/bin/echo", "a b", "")
     assert tool.words == [[str(image), "--", *expected, "/bin/echo", "a b", ""]]
@@ -483,6 +485,44 @@ def test_an_oci_runtime_is_called_with_a_bundle_of_the_task_s_own(slurm, hook, s
     }
 
 
+@pytest.mark.parametrize("name", ["crun", "runc"])
+def test_an_oci_runtime_s_call_says_what_is_missing(slurm, hook, stand_in, place, name):
+    """With the numbers that the dispatcher has for it, and no traceback."""
+    hook(name)
+    tool = stand_in(name)
+    (place / "b/rootfs").mkdir(parents=True)
+
+    def said(status):
+        ended = slurm.run(place / "b", "/bin/echo")
+        assert (ended.status, "Traceback" in ended.err) == (status, False)
+        return ended.err
+
+    assert "is no OCI bundle: it has no config.json" in said(125)
+    (place / "b/config.json").write_text("{")
+    assert "config.json` cannot be used" in said(125)
+    (place / "b/config.json").write_text("{}")
+    assert "config.json` cannot be used" in said(125)
+    (place / "b/config.json").write_text(json.dumps(BUNDLE))
+    tool.path.unlink()
+    if not shutil.which(name, path=STANDARD_PATH):
+        assert f"`{name}` is not on this node" in said(127)
+
+
+@pytest.mark.parametrize("name", ["crun", "runc"])
+def test_an_oci_runtime_s_call_keeps_pmi2_s_descriptor(slurm, hook, stand_in, place, name):
+    """And a row without gaps up to it."""
+    hook(name)
+    tool = stand_in(name)
+    (place / "b/rootfs").mkdir(parents=True)
+    (place / "b/config.json").write_text(json.dumps(BUNDLE))
+    slurm.job["PMI_FD"] = "7"
+    opened = ("/bin/sh", "-c", 'exec 7<>/dev/zero; exec "$@"', "sh")
+    assert slurm.run(place / "b", "/bin/x", wrap=opened).status == 0
+    call = tool.calls[0]
+    assert call.argv[-5:-2] == ["--preserve-fds", "5", "--bundle"]
+    assert {"3", "4", "5", "6", "7"} <= set(call.descriptors)
+
+
 def test_the_call_of_crun_passes_signals_on(slurm, hook, stand_in, place):
     """And ends as crun does."""
     hook("crun")
@@ -570,6 +610,29 @@ def test_an_existing_hook_is_never_lost(slurm):
         ".slurm-oci-run" + n for n in ("", ".1", ".2")
     ]
     assert Path(f"{path}.1").read_text() == "#!/bin/sh\n"
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_hook_that_somebody_makes_meanwhile_is_not_lost(tmp_path, monkeypatch, force):
+    """Two who write at once: one of them is told."""
+    path = tmp_path / ".slurm-oci-run"
+    if force:
+        path.write_text("old")
+    made = templates.tempfile.mkstemp
+
+    def slowly(**where):
+        if not force:
+            path.write_text("another's")
+        return made(**where)
+
+    monkeypatch.setattr(templates.tempfile, "mkstemp", slowly)
+    if force:
+        monkeypatch.setattr(os, "link", lambda *_: os.stat("/no/such/file"))
+    with pytest.raises(templates.TemplateNotWritten):
+        templates.write("new", str(tmp_path), force)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [
+        (path.name, "old" if force else "another's")
+    ]
 
 
 def test_a_link_to_nothing_counts_as_existing(slurm):
@@ -700,6 +763,20 @@ def test_the_hook_is_judged_as_the_dispatcher_will(slurm, tool, image, mode, sta
         assert finding["message"] in task.err
         assert all(f"  {hint}\n" in ended.out and f"  {hint}\n" in task.err for hint in finding["hints"])
     assert bool(found["findings"]) == (state == "refused")
+
+
+def test_an_interpreter_that_is_not_there_is_told(slurm, tool, image):
+    """In the words that a task ends with."""
+    slurm.set_up()
+    slurm.hook("#!/bin/nope -x\nexit 3\n")
+    ended = template(slurm, "--check")
+    assert (ended.status, json.loads(template(slurm, "--check", "--json").out)["state"]) == (1, "fails")
+    said, message, hint = ended.out.splitlines()
+    assert said == "every task of yours with --container ends with exit status 126:"
+    task = slurm.run(image, "/bin/echo")
+    assert task.status == 126
+    assert "its interpreter `/bin/nope` is not on this node" in message
+    assert (message in task.err, f"{hint}\n" in task.err) == (True, True)
 
 
 def test_a_hook_that_is_not_looked_for_is_told_so(slurm):

@@ -106,9 +106,7 @@ def write(text: str, home: str, force: bool) -> tuple[str, str]:
     try:
         if os.path.lexists(path):
             if not force:
-                raise TemplateNotWritten(
-                    f"`{path}` is there already", "`--force` replaces it and keeps a backup beside it"
-                )
+                raise FileExistsError
             backup = free_name(path)
         descriptor, new = tempfile.mkstemp(prefix=hook.NAME + ".", dir=home)
         try:
@@ -117,10 +115,18 @@ def write(text: str, home: str, force: bool) -> tuple[str, str]:
                 os.fchmod(file.fileno(), 0o700)
             if backup:
                 os.rename(path, backup)
-            os.rename(new, path)
-        except BaseException:
+            try:
+                os.link(new, path)  # which replaces nothing that somebody has made meanwhile
+            except OSError:
+                if backup and not os.path.lexists(path):
+                    os.rename(backup, path)
+                raise
+        finally:
             os.unlink(new)
-            raise
+    except FileExistsError:
+        raise TemplateNotWritten(
+            f"`{path}` is there already", "`--force` replaces it and keeps a backup beside it"
+        ) from None
     except OSError as error:
         raise TemplateNotWritten(
             f"cannot write `{path}`: {error.strerror}",

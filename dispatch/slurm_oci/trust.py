@@ -158,9 +158,8 @@ def not_started(argv: tuple[str, ...], error: OSError) -> Problem:
         problem.status = 127
         return problem
     program = interpreter_of(path) if path == argv[0] else argv[0]
-    if error.errno == errno.ENOENT and program and not os.path.exists(program):
-        cure = "let its first line, `#!…`, name a program that this node has"
-        return problems.HookFailed(f"{what}: its interpreter `{program}` is not on this node", cure)
+    if error.errno == errno.ENOENT and (without := without_interpreter(path, program)):
+        return without
     if error.errno == errno.ENOEXEC:
         cure = "let its first line name its interpreter, as `#!/bin/bash` does"
         return problems.HookFailed(f"{what}: it is no program of this node's kind", cure)
@@ -168,6 +167,16 @@ def not_started(argv: tuple[str, ...], error: OSError) -> Problem:
         cure = "shorten the command or the job's environment"
         return problems.HookFailed(f"{what}: the command and the environment are too long", cure)
     return problems.HookFailed(f"{what}: {error.strerror}", f"try `{quoted(path)}` on this node")
+
+
+def without_interpreter(path: str, program: str) -> Problem | None:
+    """What is wrong if `program`, which is to read the hook, is not there."""
+    if not program or os.path.exists(program):
+        return None
+    return problems.HookFailed(
+        f"`{path}` could not be started: its interpreter `{program}` is not on this node",
+        "let its first line, `#!…`, name a program that this node has",
+    )
 
 
 def interpreter_of(path: str) -> str:

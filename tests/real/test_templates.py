@@ -1,6 +1,7 @@
 """The starting points for `~/.slurm-oci-run`, each as `slurm-oci-plugins template --write` leaves it."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 from images import IMAGES
@@ -79,3 +80,14 @@ def test_the_command_gets_the_signals_of_a_template_s_task(slurm, hook, pair):
         "sh", image, script,
     )  # fmt: skip
     assert (status, out) == (3, b"got it\n")
+
+
+@pytest.mark.parametrize("name", ["crun", "runc"])
+def test_pmi2_reaches_the_command_of_an_oci_runtime_s_template(slurm, hook, name):
+    """Over the descriptor that Slurm has opened."""
+    hook(name)
+    slurm.root.write("/tmp/pmi2.sh", (Path(__file__).parent / "pmi2.sh").read_bytes(), user="alice")
+    words = ("srun", "-n2", "--mpi=pmi2", f"--container={BUNDLE}", "/bin/sh", "/tmp/pmi2.sh")
+    status, out, err = slurm(*words)
+    said = [f"rank {rank} of 2 on node1, beside node1".encode() for rank in range(2)]
+    assert (status, sorted(out.splitlines())) == (0, said), err

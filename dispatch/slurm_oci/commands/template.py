@@ -93,6 +93,7 @@ def check(prefix: str, as_json: bool) -> None:
         "off": [f"`{found['path']}` is not looked for: {found['why']}"],
         "unreachable": [f"warning: {found['why']}"],
         "refused": ["every task of yours with --container is refused with exit status 125:"],
+        "fails": ["every task of yours with --container ends with exit status 126:"],
     }[found["state"]]
     for finding in found["findings"]:
         lines += [finding["message"], *(f"  {hint}" for hint in finding["hints"])]
@@ -102,18 +103,22 @@ def check(prefix: str, as_json: bool) -> None:
 
 def judged(prefix: str) -> dict[str, Any]:
     """What the dispatcher makes of the hook, by its own rules."""
-    from slurm_oci import hook, site, templates
+    from slurm_oci import hook, site, templates, trust
 
     home = templates.passwd_entry().pw_dir
     judgement = hook.judge(home, os.geteuid())
+    findings, hooked = list(judgement.findings), judgement.hook
+    if hooked:
+        program = next(iter(hooked.interpreter), "") or trust.interpreter_of(hooked.path)
+        findings += filter(None, [trust.without_interpreter(hooked.path, program)])
     state, why = "none", judgement.warning
     if not site.read(os.path.join(prefix, site.NAME)).user_hook:
         state, why = "off", "user_hook = false in site.toml"
     elif os.environ.get("SLURM_OCI_USER_HOOK") == "no":
         state, why = "off", "SLURM_OCI_USER_HOOK=no"
-    elif judgement.findings:
-        state = "refused"
-    elif judgement.hook:
+    elif findings:
+        state = "fails" if hooked else "refused"
+    elif hooked:
         state = "runs"
     elif judgement.warning:
         state = "unreachable"
@@ -121,9 +126,9 @@ def judged(prefix: str) -> dict[str, Any]:
         "path": os.path.join(home, hook.NAME),
         "state": state,
         "why": why or None,
-        "findings": [{"message": f.message, "hints": list(f.hints)} for f in judgement.findings],
+        "findings": [{"message": f.message, "hints": list(f.hints)} for f in findings],
     }
 
 
 def status_of(found: dict[str, Any]) -> int:
-    return 1 if found["state"] in ("refused", "unreachable") else 0
+    return 1 if found["state"] in ("refused", "fails", "unreachable") else 0
