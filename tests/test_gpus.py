@@ -137,7 +137,8 @@ def test_a_driver_file_that_is_gone_is_left_out_or_refused(node):
     assert [mount.source for mount in made.mounts] == ["/bin/sh"]
     assert made.env == {"A": "1"}
     fault = f"`{node}/etc/nvidia.com-gpu.json` names `/no/a` and 1 more, which this node does not have"
-    assert note == f"Slurm has granted GPUs, and {fault}: without that"
+    assert note == f"Slurm has granted GPUs, and {fault}: that is left out"
+    note = f"Slurm has granted GPUs, and {fault}: the task is without them"
     assert gpus.devices(box(GRANTED)) == ([], (note,))
     for asked in (gpus.edited, gpus.devices):
         with pytest.raises(SettingRefused) as refused:

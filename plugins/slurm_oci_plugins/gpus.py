@@ -35,7 +35,7 @@ def devices(container: Container) -> tuple[list[str], tuple[str, ...]]:
         return [], ()
     known, unknown = cdi.specs(container.prefix)
     names, notes = chosen(container, known, unknown)
-    gone = missing(container, names, known)
+    gone = missing(container, names, known, "the task is without them")
     return ([] if gone else names), (*notes, *gone)
 
 
@@ -68,9 +68,11 @@ def chosen(
     return [], ("Slurm has granted GPUs, and no file in /etc/cdi says what the container needs for them",)
 
 
-def missing(container: Container, names: list[str], known: "dict[str, cdi.Spec]") -> tuple[str, ...]:
-    """A note on the files for these devices that are not on the node, as those of a driver that is gone.
-    Raises SettingRefused where the devices were asked for."""
+def missing(
+    container: Container, names: list[str], known: "dict[str, cdi.Spec]", outcome: str
+) -> tuple[str, ...]:
+    """A note on the files for these devices that are not on the node, as those of a driver that is gone,
+    with the outcome. Raises SettingRefused where the devices were asked for."""
     gone = [
         (path, mount["hostPath"])
         for path, edits in edits_of(names, known)
@@ -88,7 +90,7 @@ def missing(container: Container, names: list[str], known: "dict[str, cdi.Spec]"
             f"{container.settings.origins['gpu']} is `{gpu}`: {fault}",
             f"the site: write it anew for the driver that is there, for NVIDIA: {cdi.AS_JSON}",
         )
-    return (f"Slurm has granted GPUs, and {fault}: without that",)
+    return (f"Slurm has granted GPUs, and {fault}: {outcome}",)
 
 
 def edited(container: Container) -> tuple[Container, tuple[str, ...]]:
@@ -99,7 +101,7 @@ def edited(container: Container) -> tuple[Container, tuple[str, ...]]:
     names, notes = chosen(container, known, unknown)
     if not names:
         return container, notes
-    notes += missing(container, names, known)
+    notes += missing(container, names, known, "that is left out")
     env = dict(container.env)
     mounts = {mount.target: mount for mount in container.mounts}
     label = container.settings.origins.get("gpu", "the step's GPUs")
