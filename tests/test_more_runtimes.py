@@ -69,8 +69,9 @@ def test_what_a_runtime_says_of_itself_is_of_the_known_words(name):
     runtime = RUNTIMES[name]
     choices = {f"{setting}={choice}" for setting, values in CHOICES.items() for choice in values}
     assert set(runtime.accepts) <= set(KINDS)
-    assert set(runtime.private) <= {*runtime.accepts, *runtime.carries}
+    assert set(runtime.private) <= {*runtime.accepts, *runtime.unpacked, *runtime.carries}
     assert set(runtime.carries) <= choices | {"mounts", "workdir", "variables", "arguments"}
+    assert set(runtime.unpacked) <= set(KINDS)
     assert len(runtime.summary.splitlines()) == 1
     assert name in ORDER
 

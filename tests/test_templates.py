@@ -61,7 +61,8 @@ def tool(slurm, stand_in):
 def image(place):
     """A directory, as an image for a runtime that does not look."""
     (place / "image/bin").mkdir(parents=True)
-    (place / "image/bin/echo").write_text("")
+    for program in ("echo", "perf", "strace"):
+        (place / "image/bin" / program).write_text("")
     return place / "image"
 
 

@@ -1,10 +1,13 @@
 """What came and went between versions is asked of the program itself: each version is told nothing that it
 does not know. The options are those of the programs' own sources, at the tags of these versions."""
 
+import json
+import os
+
 import pytest
 from conftest import container, job
 
-from slurm_oci import Image, Mount, SettingRefused, Settings
+from slurm_oci import Image, Mount, SettingRefused, Settings, cdi
 from slurm_oci_plugins import apptainer, charliecloud, sharing, singularity
 
 ALL = "exec run bind home no-home pwd writable writable-tmpfs nv rocm"
@@ -26,7 +29,7 @@ VERSIONS |= {
     "charliecloud 0.33": f"{CH_RUN} home storage seccomp",
     "charliecloud 0.35": f"{CH_RUN} home storage seccomp set-env0",
     "charliecloud 0.36": f"{CH_RUN} home storage seccomp set-env0 quiet write-fake",
-    "charliecloud 0.45": f"{CH_RUN} home storage seccomp set-env0 quiet write-fake cdi cdi-dirs",
+    "charliecloud 0.45": f"{CH_RUN} home storage seccomp set-env0 quiet write-fake cdi[=DEV] cdi-dirs",
 }
 MODULES = {"apptainer": apptainer, "singularity": singularity, "charliecloud": charliecloud}
 WISHES = [
@@ -43,6 +46,9 @@ WISHES = [
 REFUSED = {
     "entrypoint": ("singularity 3.8", "singularity 3.9", "apptainer 1.0"),
     "share": ("apptainer 1.0", "apptainer 1.1"),
+    "gpu": tuple(
+        n for n, options in VERSIONS.items() if n.startswith("charliecloud") and "cdi" not in options
+    ),
 }
 
 
@@ -52,7 +58,29 @@ def version(request, stand_in):
     name = request.param.partition(" ")[0]
     known = VERSIONS[request.param].split()
     program = stand_in(name, answers=" ".join(f" --{option}" for option in known))
-    return request.param, MODULES[name], set(known), MODULES[name].probe(str(program.path))
+    return (
+        request.param,
+        MODULES[name],
+        {option.partition("[")[0] for option in known},
+        MODULES[name].probe(str(program.path)),
+    )
+
+
+@pytest.fixture(autouse=True)
+def driver(tmp_path, monkeypatch):
+    """A node with the GPUs of both vendors, and what their tools say of them."""
+    file = tmp_path / "driver.so"
+    file.touch()
+    monkeypatch.setattr(
+        apptainer,
+        "VENDORS",
+        {vendor: (option, str(file)) for vendor, (option, _) in apptainer.VENDORS.items()},
+    )
+    monkeypatch.setattr(cdi, "FOLDERS", (str(tmp_path),))
+    edits = {"mounts": [{"hostPath": str(file), "containerPath": "/opt/driver.so"}]}
+    for vendor in apptainer.VENDORS:
+        spec = {"kind": f"{vendor}.com/gpu", "devices": [{"name": "all", "containerEdits": edits}]}
+        (tmp_path / f"{vendor}.json").write_text(json.dumps({"cdiVersion": "0.6.0", **spec}))
 
 
 @pytest.mark.parametrize("wish", WISHES, ids=str)
@@ -78,6 +106,7 @@ def test_a_version_is_told_nothing_that_it_does_not_know(version, wish, tmp_path
         probed=probed,
         private="/private",
     )
+    box = box.replace(request=box.request.replace(uid=os.getuid()))  # the image's owner
     monkeypatch.setattr("slurm_oci_plugins.overlay.helper", lambda *words: "/node/bin/fuse")
     if name in REFUSED.get(next(iter(wish), ""), ()):
         with pytest.raises(SettingRefused, match=f"SLURM_OCI_{next(iter(wish)).upper()} is `"):
