@@ -41,6 +41,49 @@ PAGES = ("README.md", "docs/*.md", "man/*.[1-8]")
 PART = re.compile(r"(<!-- made from the code: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 ROFF_PART = re.compile(r'(\.\\" made from the code: (\w+)\n).*?(\.\\" end\n)', re.DOTALL)
 PLUGINS = "slurm_oci_plugins."
+# What is said where the cures are put together when something is wrong.
+LAST_LINES = "what the program said last"
+CURES = {
+    "…: `…` can be set in the job's environment alone": ["SLURM_OCI_…=…"],
+    "…: `…` is not supported in an environment definition": ["did you mean `…`?", "known are …"],
+    "…: the mount `…` has the flag `…`: not supported": ["known are ro, rw", "what to do without it"],
+    "there is no image at `…`": [
+        "did you mean `…`?",
+        "`…` is there, and holds …",
+        "an image in a registry is written `docker://…`",
+        "the shell leaves `~` as it is after `=` and in quotes: write `$HOME/…`",
+        "nothing replaces variables in `#SBATCH` lines and single quotes: write it in full",
+    ],
+    "`…` is of no known kind: it is …": [
+        "an image is a directory, …",
+        "name the directory it is in: `--container=…`",
+    ],
+    "the image `…` cannot be reached: … may not be entered by user …": [
+        "`chmod o+x …` by its owner lets others pass through",
+        "`chmod u+x …`: it is yours",
+    ],
+    "the image `…` may not be read by user …": [
+        "`chmod o+r …` by its owner lets others read it",
+        "`chmod u+r …`: it is yours",
+    ],
+    "`…` is in no kind of registry that is known here, and this site fetches nothing in jobs": [
+        "did you mean `…://…`?",
+        "known are …; what lies elsewhere is fetched where you log in, and named by its path",
+    ],
+    "no container runtime on this node takes `…`, of kind …": [
+        "unpacked, as a directory or a bundle, it runs anywhere; or ask the site for a runtime that takes it",
+        "every runtime, and why it was passed over",
+    ],
+    "no bundle can be made of `…`: …": [LAST_LINES],
+    "… made no root file system of `…`": [LAST_LINES],
+    "`…` cannot be unpacked: …": [LAST_LINES],
+    "no template is called `…`": ["did you mean `…`?", "`slurm-oci-plugins template` lists them"],
+    "nothing on this node can unpack `…`, of kind …": ["…: needs …", "the site: install one of these"],
+    "the catalog cannot be compiled": [LAST_LINES],
+    "there is no place for the task's private directory": [
+        "each place that was tried, and why it cannot be used"
+    ],
+}
 AREAS = {
     "job": "What the job asked for",
     "image": "The image",
@@ -132,7 +175,8 @@ def errors() -> str:
             lines += [f"### {problem('').code}", ""]
             lines += [" ".join((problem.__doc__ or "").split()) + status, ""]
             for message, hints in cures.get(problem.__name__, ()):
-                lines += [f"* {code(message)}", *(f"    * {code(hint)}" for hint in hints)]
+                hints = [f"    * {code(hint)}" for hint in hints or CURES.get(message, ())]
+                lines += [f"* {code(message)}", *hints]
             lines += [""] if problem.__name__ in cures else []
     return "\n".join(lines)
 

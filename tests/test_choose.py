@@ -191,6 +191,26 @@ def test_without_leave_to_pull_only_a_runtime_that_has_the_image_is_taken(node):
     assert "`apptainer pull alpine.sif docker://alpine:3`" in caught.value.hints[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"), [("dokcer://ubuntu", "docker://ubuntu"), ("https://x.org/i.sif", "")]
+)
+def test_a_scheme_that_nothing_knows_is_told_the_nearest(node, name, meant):
+    """And no command that would fail with it."""
+    with pytest.raises(PullRefused) as caught:
+        node.choose(Image(name, "reference"))
+    *hints, known = caught.value.hints
+    assert hints == ([f"did you mean `{meant}`?"] if meant else [])
+    assert known.startswith("known are `docker://`, `oras://`, `library://`")
+
+
+def test_a_directory_is_not_told_to_be_unpacked(node, tmp_path):
+    """It is, where the site refuses what takes directories."""
+    node.runtime("bundles", "oci-bundle")
+    with pytest.raises(RuntimeNone) as caught:
+        node.choose(Image(str(tmp_path), "rootfs", str(tmp_path)))
+    assert "unpacked" not in caught.value.hints[0]
+
+
 def test_a_word_that_no_store_is_for_is_told_how_a_registry_and_a_file_are_written(node, tmp_path):
     """`ubuntu:24.04` is what people try first; and a misspelt file looks like a word too."""
     node.runtime("dirs", "rootfs")

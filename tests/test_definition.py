@@ -284,6 +284,31 @@ def test_explain_shows_where_each_setting_is_from(slurm, place):
 
 
 @pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ('workdir = ["/a"]', 'as in: workdir = "/a"'),
+        ("workdir = 1", 'as in: workdir = "/work"'),
+        ("writable = 1", "as in: writable = true"),
+        ('mounts = "/a:/b"', 'as in: mounts = ["/a:/b"]'),
+        ("mounts = [1]", 'as in: mounts = ["/data:/data:ro"]'),
+        ("home = true", 'as in: home = "bind"'),
+        ("[env]\nA = 1", 'as in: [env] and below it A = "1"'),
+        ("[annotations]\na.b = true", 'as in: [annotations] and below it a.b = "true"'),
+        ('env = "slurm"', 'as in: [env] and below it NAME = "slurm"'),
+        ("runtime = 1", 'as in: runtime = "crun"'),
+        ("base_environment = [1]", 'as in: base_environment = ["./base.toml"]'),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_shown_as_it_is_written(tmp_path, line, hint):
+    """With what was given, where that can be kept."""
+    path = tmp_path / "env.toml"
+    path.write_text(f'image = "/i"\n{line}\n')
+    with pytest.raises(SettingInvalid) as caught:
+        read(str(path), job())
+    assert caught.value.hints[0] == hint
+
+
+@pytest.mark.parametrize(
     ("text", "line", "message"),
     [
         ('\nimgae = "/i"\n', 2, "`imgae` is not supported in an environment definition"),

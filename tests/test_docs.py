@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import attrs
@@ -313,3 +314,10 @@ def test_every_error_says_what_to_do():
                 if name in known and not isinstance(node.args[0], ast.Name | ast.Call):
                     without.append(f"{path.name}:{node.lineno}")
     assert without == []
+
+
+def test_every_error_on_the_page_has_its_cure():
+    """Also those whose cures are put together when something is wrong."""
+    lines = (PROJECT / "docs/errors.md").read_text().partition("made from the code")[2].splitlines()
+    pairs = [(line, below) for line, below in pairwise(lines) if line.startswith("* ")]
+    assert [line for line, below in pairs if not below.startswith("    * ")] == []

@@ -19,6 +19,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import slurm_oci
+from slurm_oci import image_problems
 from slurm_oci.image import KINDS, as_transport, classify, tag
 from slurm_oci.problems import ImageBroken, ImageMissing, ImageUnknown, ImageUnreadable, Problem
 from slurm_oci.values import Image
@@ -586,6 +587,16 @@ def test_a_directory_on_the_way_that_cannot_be_entered_is_named(as_other):
     assert code == "image-unreadable"
     assert f"`{closed}` may not be entered by user {as_other.uid} (owner 0, mode 0700)" in message
     assert hints == (f"`chmod o+x {closed}` by its owner lets others pass through",)
+
+
+@pytest.mark.parametrize("bit", ["r", "x"])
+def test_the_owner_opens_what_is_his(tmp_path, monkeypatch, bit):
+    """By a mode for himself."""
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    assert image_problems.opened(bit, str(closed), "x") == f"`chmod u+{bit} {closed}`: it is yours"
+    monkeypatch.setattr(os, "geteuid", lambda: os.stat(closed).st_uid + 1)
+    assert image_problems.opened(bit, str(closed), "x").startswith(f"`chmod o+{bit} {closed}` by its owner")
 
 
 def test_a_directory_image_that_cannot_be_entered_is_named(as_other):

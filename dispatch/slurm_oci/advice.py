@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from slurm_oci.problems import Problem
 
 
+def schemes() -> list[str]:
+    """Of the registries that something of ours can fetch from."""
+    from slurm_oci import importers
+
+    return list(dict.fromkeys(scheme for one in importers.TABLE for scheme in one.schemes))
+
+
 def none_takes(
     image: Image, job: Job, catalog: "Mapping[str, Any]", passed_over: "Mapping[str, str]"
 ) -> "Problem":
@@ -37,13 +44,41 @@ def none_takes(
         )
     return problems.RuntimeNone(
         f"no container runtime on this node takes `{image.name}`, of kind {image.kind}",
-        "unpacked, as a directory or a bundle, it runs anywhere; or ask the site for a runtime that takes it",
+        *unpacked(image),
         *why,
     )
 
 
+def of_scheme(image: Image) -> list[str]:
+    """What to write instead of a scheme that nothing knows."""
+    scheme, _, rest = image.name.partition("://")
+    near = nearest(scheme, schemes())
+    known = ", ".join(f"`{one}://`" for one in schemes())
+    meant = [f"did you mean `{near}://{rest}`?"] if near else []
+    return [
+        *meant,
+        f"known are {known}; what lies elsewhere is fetched where you log in, and named by its path",
+    ]
+
+
+def unpacked(image: Image) -> list[str]:
+    if image.kind == "reference" and image.name.partition("://")[0] not in schemes():
+        return of_scheme(image)
+    if image.kind in ("rootfs", "oci-bundle"):
+        return ["ask the site for a runtime that takes it: why each does not stands below"]
+    return [
+        "unpacked, as a directory or a bundle, it runs anywhere; or ask the site for a runtime that takes it"
+    ]
+
+
 def pull_refused(image: Image) -> "Problem":
     """The image lies in a registry, and nothing here may fetch it."""
+    if image.name.partition("://")[0] not in schemes():
+        return problems.PullRefused(
+            f"`{image.name}` is in no kind of registry that is known here, and this site fetches nothing in"
+            " jobs",
+            *of_scheme(image),
+        )
     rest = image.name.partition("://")[2]
     stem = rest.rpartition("/")[2].partition("@")[0].partition(":")[0] or "image"
     return problems.PullRefused(

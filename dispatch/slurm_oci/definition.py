@@ -316,10 +316,36 @@ class Reader:
         shown = repr(value) if len(repr(value)) < 80 else f"a {type(value).__name__}"
         name = ".".join(str(key) for key in place if isinstance(key, str))
         number = f" (element {place[-1] + 1})" if isinstance(place[-1], int) else ""
-        hints = (hint,) if hint else ()
+        example = f"as in: {self.example(value, *place)}"
         raise problems.SettingInvalid(
-            f"{self.file.at(*place)}: `{name}`{number} is {shown}: expected {expected}", *hints
+            f"{self.file.at(*place)}: `{name}`{number} is {shown}: expected {expected}",
+            example,
+            *filter(None, [hint]),
         )
+
+    def example(self, value: "Any", *place: "str | int") -> str:
+        """How the key at `place` is written, with what can be kept of `value`."""
+        key = str(place[0])
+        if key in SWITCHES:
+            return f"{key} = true"
+        if key in ("env", "annotations"):
+            plain = str(value).lower() if isinstance(value, bool) else value
+            text = plain if isinstance(plain, str | int | float) else "text"
+            return f'[{key}] and below it {".".join(map(str, place[1:])) or "NAME"} = "{text}"'
+        texts = {"mounts": "/data:/data:ro", "workdir": "/work", "image": "/path/to/image.sqsh"}
+        text = next((one for one in (value, *leading(value)) if isinstance(one, str)), "")
+        text = (
+            text
+            or texts.get(key)
+            or next(iter(CHOICES.get(key, ())), "crun" if key == "runtime" else "./base.toml")
+        )
+        listed = key == "mounts" or (key == "base_environment" and len(place) > 1)
+        return f'{key} = ["{text}"]' if listed else f'{key} = "{text}"'
+
+
+def leading(value: "Any") -> "list[Any]":
+    """The first element of a list."""
+    return value[:1] if isinstance(value, list) else []
 
 
 def leaves(table: "Mapping[str, Any]", place: "Place") -> "Iterator[Place]":

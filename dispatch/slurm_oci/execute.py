@@ -55,12 +55,10 @@ def start(argv: tuple[str, ...], env: "Mapping[str, str]", cwd: str) -> "NoRetur
             "`slurm-oci-plugins list` shows what this node has",
         ) from None
     except OSError as error:
-        hint = ""
+        hint = "try it on this node: `ls -lL` of it tells whether you may, `file` what it is"
         if error.errno == 7:  # E2BIG
             hint = "the command and the environment together are too long for the kernel (execve(2))"
-        raise problems.RuntimeFailed(
-            f"cannot start `{argv[0]}`: {error.strerror}", *filter(None, [hint])
-        ) from None
+        raise problems.RuntimeFailed(f"cannot start `{argv[0]}`: {error.strerror}", hint) from None
     except ValueError as error:
         raise problems.RuntimeFailed(
             f"cannot start `{argv[0]}`: {error}",

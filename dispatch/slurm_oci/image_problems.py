@@ -81,14 +81,25 @@ def unreadable(path: str) -> Problem:
             return problems.ImageUnreadable(
                 f"the image `{shown(path)}` cannot be reached: {where} may not be entered"
                 f" by user {os.geteuid()}{owner_and_mode(part)}",
-                f"`chmod o+x {quoted(real)}` by its owner lets others pass through",
+                opened("x", real, "pass through"),
             )
         except OSError:
             break
     return problems.ImageUnreadable(
         f"the image `{shown(path)}` may not be read by user {os.geteuid()}{owner_and_mode(path)}",
-        f"`chmod o+r {quoted(path)}` by its owner lets others read it",
+        opened("r", path, "read it"),
     )
+
+
+def opened(bit: str, path: str, what: str) -> str:
+    """The command that gives the user the permission: his own, where it is his."""
+    try:
+        is_own = os.stat(path).st_uid == os.geteuid()
+    except OSError:
+        is_own = False
+    if is_own:
+        return f"`chmod u+{bit} {quoted(path)}`: it is yours"
+    return f"`chmod o+{bit} {quoted(path)}` by its owner lets others {what}"
 
 
 def owner_and_mode(path: str) -> str:

@@ -124,6 +124,7 @@ def fill(picture: Image, site: "Mapping[str, Any]", request: Request, job: Job, 
     raise RuntimeNone(
         f"nothing on this node can unpack `{picture.name}`, of kind {picture.kind}",
         *(f"{one.name}: needs {', '.join(one.executables)}" for one in importers.TABLE),
+        "the site: install one of these, or put the image into its store",
     )
 
 
