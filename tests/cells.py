@@ -10,12 +10,6 @@ CELLS = (
 # What holds without being asked for, and all of it together. (Not `home=bind`: a place for it may have to
 # be made, which some can do in a writable layer alone; nor `gpu=auto`, which means something for who has been granted some.)
 DEFAULTS = ("env=job", "writable=no", "entrypoint=no", "slurm=no", "command=as-given")
-FILES = ("sif", "squashfs", "oci-layout", "oci-archive", "docker-archive", "reference", "name")
-
-
-def applies(cell, kind):
-    """Whether the setting means something for images of this kind."""
-    return not (cell.startswith("command=") and kind in FILES)  # which nobody can look into beforehand
 
 
 def refusal(error, image):

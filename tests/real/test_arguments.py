@@ -185,7 +185,7 @@ PATHS = [
     ("/tmp/al$X", 125, SHIFTED.format("/tmp/al", "/tmp/al$X")),
     ("/tmp/al$(touch /tmp/x)", 125, SHIFTED.format("/tmp/al", "/tmp/al$(touch /tmp/x)")),
     ("/tmp/alpine>/tmp/x", 125, SHIFTED.format("/tmp/alpine", "/tmp/alpine>/tmp/x")),
-    ("/tmp/alpine;touch x", 1, ONLY.format("1 word", "`/tmp/alpine`")),
+    ("/tmp/alpine;false x", 1, ONLY.format("1 word", "`/tmp/alpine`")),
     ("/tmp/alpine #x", 125, ONLY.format("1 word", "`/tmp/alpine`")),
     ("/tmp/alpine\nx", 127, ONLY.format("1 word", "`/tmp/alpine`")),
     ("/tmp/alpine|x", 127, ONLY.format("1 word", "`/tmp/alpine`")),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import table
-from cells import CELLS, DEFAULTS, applies, left_out, refusal
+from cells import CELLS, DEFAULTS, left_out, refusal
 from images import IMAGES
 
 HERE = Path(__file__).resolve().parent
@@ -178,7 +178,7 @@ def test_each_value_of_each_setting_is_carried_or_refused_by_name(slurm, images,
     if "name" in KINDS[runtime]:
         assert slurm("sh", "-c", STORE)[0] == 0
     slurm.root.write("/tmp/each.py", (HERE / "each.py").read_text())
-    tried = [(kind, cells) for kind in KINDS[runtime] for cells in groups(runtime, kind)]
+    tried = [(kind, cells) for kind in KINDS[runtime] for cells in groups(runtime)]
     places = [image_for(slurm, runtime, kind, cells) for kind, cells in tried]
     steps = [step(runtime, cells, image) for (_, cells), image in zip(tried, places)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -203,12 +203,10 @@ SLOW = {"podman": ("mounts", "workdir", "home=none", "env=all", "slurm=yes", "gp
 MARK = "\\001"
 
 
-def groups(runtime, kind):
+def groups(runtime):
     """The cells, in the steps that try them."""
-    cells = [cell for cell in CELLS if applies(cell, kind)]
-    several = (DEFAULTS, SLOW.get(runtime, ()))
-    together = [tuple(cell for cell in cells if cell in some) for some in several if some]
-    return [*together, *((cell,) for cell in cells if cell not in sum(together, ()))]
+    together = [some for some in (DEFAULTS, SLOW.get(runtime, ())) if some]
+    return [*together, *((cell,) for cell in CELLS if cell not in sum(together, ()))]
 
 
 def image_for(slurm, runtime, kind, cells):
