@@ -36,7 +36,8 @@ ERRORS = {
     **dict.fromkeys(("fstat", "getcwd", "getdents64", "pread64", "lseek"), FILE[:1]),
     "read": ("EIO", "ESTALE", "EISDIR", "EINTR"),
     "write": ("ENOSPC", "EDQUOT", "EIO", "EINTR"),
-    **dict.fromkeys(("mkdir", "symlink", "unlink", "unlinkat", "rmdir", "chmod", "fchmod"), MADE),
+    **dict.fromkeys(("mkdir", "symlink", "unlink", "unlinkat", "rmdir", "chmod", "fchmod", "rename"), MADE),
+    "pipe2": ("EMFILE", "ENFILE"),
     "close": ("EIO",),
     "flock": ("ENOLCK", "EINTR"),
     "fcntl": ("EMFILE",),
@@ -213,7 +214,40 @@ def a_runtime_that_prepares(case: Case) -> Case:
     return attrs.evolve(case, image=image)
 
 
-CASES = [an_exec_runtime, the_user_s_hook, a_bundle_s_runtime, a_runtime_that_prepares]
+UMOCI = """#!/bin/sh
+for word; do last=$word; done
+case $* in
+*unpack*) mkdir -p "$last/rootfs/bin"; cp /bin/true "$last/rootfs/bin/true";;
+*runtime-config*) echo '{"ociVersion": "1.0.2", "root": {"path": "rootfs"}, "process": {"args": ["sh"], "cwd": "/"}}' >"$last";;
+*) echo 1.0;;
+esac
+"""
+
+
+def an_image_to_unpack(case: Case) -> Case:
+    """It is in no cache before."""
+    case.tool("crun")
+    umoci = case.slurm.place / "bin/umoci"
+    umoci.write_text(UMOCI)
+    umoci.chmod(0o755)
+    layout = case.slurm.place / "layout"
+    blobs = layout / "blobs/sha256"
+    blobs.mkdir(parents=True)
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    manifest = {"digest": "sha256:aa", "mediaType": "m", "size": 1}
+    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [manifest]}))
+    (blobs / "aa").write_text(json.dumps({"config": {"digest": "sha256:bb"}}))
+    (blobs / "bb").write_text(json.dumps({"config": {}}))
+    case.cache.mkdir()
+    case.cache.chmod(0o1777)
+    path = case.slurm.prefix / "site.toml"
+    path.write_text(path.read_text() + f'[images]\ncache = "{case.cache}"\n')
+    case.slurm.job["SLURM_OCI_RUNTIME"] = "crun"
+    case.slurm.job["PATH"] = f"{case.slurm.place}/bin:/usr/bin:/bin"
+    return attrs.evolve(case, image=layout)
+
+
+CASES = [an_image_to_unpack, an_exec_runtime, the_user_s_hook, a_bundle_s_runtime, a_runtime_that_prepares]
 
 
 @pytest.mark.parametrize("prepared", CASES)

@@ -15,7 +15,7 @@ from slurm_oci import cache, choose, claims, execute, importers, importing, stat
 from slurm_oci.cache import Cache, Import
 from slurm_oci.image import tag
 from slurm_oci.job import STANDARD_PATH
-from slurm_oci.problems import CacheUnavailable, ImageBroken, Problem, RuntimeNone
+from slurm_oci.problems import CacheUnavailable, ImageBroken, Problem, RuntimeNone, visible
 from slurm_oci.values import TYPE_CHECKING, Image, Job, Request
 
 if TYPE_CHECKING:
@@ -105,7 +105,9 @@ def obtain(wanted: Import, request: Request, job: Job, limit: int, anew: bool = 
             return
         if not said and request.task == 0 and time.monotonic() - began > PATIENCE:
             said = True
-            execute.tell(f"slurm-oci: waiting for `{wanted.image.name}`, which {claim.who()} unpacks")
+            execute.tell(
+                f"slurm-oci: waiting for `{visible(wanted.image.name)}`, which {claim.who()} unpacks"
+            )
         time.sleep(min(5.0, max(0.05, (time.monotonic() - began) / 10)))
 
 
@@ -214,7 +216,7 @@ def publish(wanted: Import, job: Job, place: str, claim: claims.Claim) -> str:
         claim.beat()
         if not said and time.monotonic() - began > PATIENCE:
             said = True
-            execute.tell(f"slurm-oci: unpacking `{image.name}` ({importer.name})")
+            execute.tell(f"slurm-oci: unpacking `{visible(image.name)}` ({importer.name})")
 
     runs = importing.Runs(place, job, tick)
     digest, image = identity(wanted, runs)

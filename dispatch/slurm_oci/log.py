@@ -9,6 +9,7 @@ import os
 import time
 
 from slurm_oci import state
+from slurm_oci.secret import without_passwords
 from slurm_oci.values import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Record:
             "step": asked.step_name,
             "task": asked.task,
             "user": asked.user,
-            "image": asked.bundle,
+            "image": without_passwords(asked.bundle),
             "kind": None,
             "runtime": None,
             "why": None,

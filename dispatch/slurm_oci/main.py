@@ -391,7 +391,8 @@ def carry_out(decision: Decision, trace: "list[Step]", record: "Record | None" =
 
 def show(trace: "list[Step]") -> None:
     """The decision trace on stderr, a line a step."""
-    execute.tell("\n".join(f"slurm-oci: {step}: {result} ({why})" for step, result, why in trace))
+    lines = (f"slurm-oci: {step}: {result} ({why})" for step, result, why in trace)
+    execute.tell("\n".join(map(problems.visible, lines)))
 
 
 def run(prefix: str) -> int:

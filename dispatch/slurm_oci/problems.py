@@ -103,7 +103,12 @@ def __getattr__(name: str) -> type[Problem]:
 
 
 def visible(text: str) -> str:
-    """`text` with what a terminal would obey, or could not show, written as an escape."""
+    """`text` with what a terminal would obey, or could not show, written as an escape, and without the
+    password of a URI."""
+    if "://" in text and "@" in text:
+        from slurm_oci.secret import without_passwords  # few texts have one
+
+        text = without_passwords(text)
     return "".join(c if c.isprintable() else escaped(c) for c in text)
 
 

@@ -10,10 +10,9 @@ import click
 
 from slurm_oci.commands.run import OfImage, without_dashes
 from slurm_oci.completion import files
+from slurm_oci.secret import HIDDEN, is_secret, without_passwords
 
 SHELL = ("/bin/sh",)
-HIDDEN = "********"
-SECRET = ("TOKEN", "SECRET", "PASSW", "PASSPHRASE", "CREDENTIAL", "API_KEY", "APIKEY", "PRIVATE_KEY", "AUTH")
 
 
 @click.command("explain", cls=OfImage, context_settings={"allow_interspersed_args": False})
@@ -155,7 +154,7 @@ def as_data(decision: Any, trace: list[tuple[str, str, str]]) -> dict[str, Any]:
         "prepare": [list(argv) for argv in plan.prepare],
         "cleanup": [list(argv) for argv in plan.cleanup]
         + ([["remove", decision.private]] if plan.mode == "supervise" else []),
-        "notes": list(decision.notes),
+        "notes": [*map(without_passwords, decision.notes)],
         "hints": hints(decision),
     }
 
@@ -198,12 +197,17 @@ def import_data(first: Any) -> dict[str, Any] | None:
         "importer": first.importer.name,
         "makes": first.importer.gives,
         "cache": first.cache.path,
-        "commands": [list(argv) for argv in first.importer.commands(first.image, first.programs)],
+        "commands": [
+            [*map(without_passwords, argv)] for argv in first.importer.commands(first.image, first.programs)
+        ],
     }
 
 
 def steps(trace: list[tuple[str, str, str]]) -> list[dict[str, str]]:
-    return [{"step": step, "result": result, "why": why} for step, result, why in trace]
+    return [
+        {"step": step, "result": without_passwords(result), "why": without_passwords(why)}
+        for step, result, why in trace
+    ]
 
 
 def considered(decision: Any, trace: list[tuple[str, str, str]], catalog: Any) -> list[dict[str, str]]:
@@ -249,12 +253,11 @@ def without_secrets(decision: Any) -> list[str]:
     words = list(argv[:end])
     for secret in secrets:
         words = [word.replace(secret, HIDDEN) if len(secret) > 2 else word for word in words]
-    return [*words, *argv[end:]]
+    return [*map(without_passwords, words), *argv[end:]]
 
 
 def masked(env: dict[str, str]) -> dict[str, str]:
-    """`env` with the values of names that look like secrets hidden."""
+    """`env` with the values of names that look like secrets hidden, and passwords in URIs."""
     return {
-        name: HIDDEN if any(part in name.upper() for part in SECRET) else value
-        for name, value in sorted(env.items())
+        name: HIDDEN if is_secret(name) else without_passwords(value) for name, value in sorted(env.items())
     }
