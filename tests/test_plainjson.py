@@ -25,10 +25,10 @@ def test_what_json_writes_is_read(value, indent, ascii_only):
     assert plainjson.loads(f" \n{text}\t\r\n") == value
 
 
-@given(VALUES)
-def test_it_writes_what_json_writes(value):
+@given(VALUES, st.booleans())
+def test_it_writes_what_json_writes(value, ensure_ascii):
     """To the letter."""
-    assert plainjson.dumps(value) == json.dumps(value, ensure_ascii=False)
+    assert plainjson.dumps(value, ensure_ascii) == json.dumps(value, ensure_ascii=ensure_ascii)
 
 
 @given(st.text(st.sampled_from('{}[]",:\\/ \n\t0123456789.eE+-truefalsnNI\x00"é\ufeff'), max_size=12))

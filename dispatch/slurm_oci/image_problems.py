@@ -134,6 +134,8 @@ def nearby(path: str) -> list[str]:
     from difflib import get_close_matches
     from itertools import islice
 
+    if os.path.exists(path):
+        return [f"`{shown(path)}` is there now: a file server may have been slow; submit again"]
     while not os.path.lexists(path):
         path, _, lost = path.rpartition("/")
         path = path or "/"

@@ -4,11 +4,10 @@ Imported only where site.toml says `log`. The user's own process writes it, so t
 write what he likes: it counts, it proves nothing.
 """
 
-import json
 import os
 import time
 
-from slurm_oci import state
+from slurm_oci import plainjson, state
 from slurm_oci.secret import without_passwords
 from slurm_oci.values import TYPE_CHECKING
 
@@ -67,7 +66,7 @@ class Record:
     def write(self) -> None:
         """Writes the line, whole or not at all. A log that cannot be written harms no task."""
         kind = next((result for step, result, _ in reversed(self.trace) if step == "image"), None)
-        line = json.dumps(self.fields | {"kind": kind})
+        line = plainjson.dumps(self.fields | {"kind": kind}, ensure_ascii=True)
         if self.target == SYSLOG:
             import syslog
 

@@ -1,6 +1,6 @@
-"""JSON by the functions in C that Python's `json` itself uses, for tasks that run a bundle.
+"""JSON by the functions in C that Python's `json` itself uses, for tasks.
 
-`json` imports `re`, which costs a task more than its bundle. What the C functions do not take, or a
+`json` imports `re`, which costs a task more than the bundle that it reads. What the C functions do not take, or a
 Python that has others, `json` gets.
 """
 
@@ -37,15 +37,15 @@ def loads(text: str) -> "Any":
     return json.loads(text)
 
 
-def dumps(value: "Any") -> str:
-    """`value` on one line, its letters as they are (`ensure_ascii=False`). Raises TypeError and
-    ValueError as `json.dumps` does."""
+def dumps(value: "Any", ensure_ascii: bool = False) -> str:
+    """`value` on one line, as `json.dumps` writes it. Raises TypeError and ValueError as that does."""
     try:
-        from _json import encode_basestring, make_encoder
+        from _json import encode_basestring, encode_basestring_ascii, make_encoder
 
-        encoder = make_encoder({}, None, encode_basestring, None, ": ", ", ", False, False, True)  # type: ignore[arg-type]
+        encode = encode_basestring_ascii if ensure_ascii else encode_basestring
+        encoder = make_encoder({}, None, encode, None, ": ", ", ", False, False, True)  # type: ignore[arg-type]
         return "".join(encoder(value, 0))
     except (ImportError, TypeError):
         import json
 
-        return json.dumps(value, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=ensure_ascii)

@@ -135,7 +135,12 @@ def is_gone(path: str) -> bool:
 
 def name(request: Request, pid: int) -> str:
     step = f"{request.job}.{request.step}.{request.task}"
-    return f"{request.node.replace('/', '_')}.{boot_id()}.{step}.{pid}-{start_time(pid)}"
+    started = start_time(pid)
+    if not started:  # without it another process could be taken for this one
+        raise problems.StateUnavailable(
+            f"`/proc/{pid}/stat` does not say when this process began", "is /proc that of this node?"
+        )
+    return f"{request.node.replace('/', '_')}.{boot_id()}.{step}.{pid}-{started}"
 
 
 def propose(request: Request, base: str = BASE) -> str:
