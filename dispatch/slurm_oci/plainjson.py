@@ -1,7 +1,7 @@
 """JSON by the functions in C that Python's `json` itself uses, for tasks.
 
-`json` imports `re`, which costs a task more than the bundle that it reads. What the C functions do not take, or a
-Python that has others, `json` gets.
+`json` imports `re`, which costs a task more than the bundle that it reads. What the C functions do not
+take, or a Python that has others, `json` gets.
 """
 
 from slurm_oci.values import TYPE_CHECKING
