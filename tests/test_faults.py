@@ -275,6 +275,7 @@ def test_whatever_call_fails_the_task_ends_right_or_with_one_error(case, prepare
         counts[outcome.partition(":")[0]] += 1
         if outcome.startswith("WRONG"):
             wrong.append(f"{fault.name}:{fault.number} {fault.error} {fault.line}\n    {outcome}")
+    print(f"\n{prepared.__name__}: {counts.total()} faults, {dict(counts)}")  # for docs/faults.md, with -s
     assert wrong == [], "\n".join(wrong)
 
 
