@@ -1,5 +1,6 @@
 """Unpacking once: keys, who does the work, what is kept and what is removed."""
 
+import errno
 import json
 import os
 import shutil
@@ -556,6 +557,21 @@ def test_a_task_whose_image_is_removed_before_it_can_mark_it_is_told_so(own, mon
 
     monkeypatch.setattr(images, "is_used", meanwhile)
     assert not images.hold(decision)
+
+
+def test_a_directory_whose_closing_fails_changes_nothing(own, monkeypatch):
+    """Nothing was written by it: what has been removed is removed."""
+    entry(own, "a", 1)
+    close = os.close
+
+    def failing(descriptor: int) -> None:
+        close(descriptor)
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "close", failing)
+        gone = images.evict(own, NODE, 0)
+    assert gone == [own.entry("a.sif")]
 
 
 def test_without_room_to_remove_an_image_it_stays(own):
