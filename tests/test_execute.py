@@ -411,7 +411,7 @@ def test_what_the_supervisor_inherits_is_reaped(supervisor):
     """A shell that becomes the dispatcher may have had children, and as a container's first process or
     a subreaper it gets others': none stays a zombie while the task runs."""
     plan = supervisor.plan("echo ready >>log; while [ ! -e stop ]; do sleep .01; done; exit 6")
-    inherited = 'sleep 0.1 & exec "$@"'
+    inherited = '(while [ ! -e go ]; do sleep .01; done) & exec "$@"'
     words = [sys.executable, "-c", SUPERVISE, repr(plan), str(supervisor.private)]
     process = subprocess.Popen(["/bin/sh", "-c", inherited, "sh", *words], cwd=supervisor.place)
     supervisor.wait_for("ready")
@@ -420,6 +420,8 @@ def test_what_the_supervisor_inherits_is_reaped(supervisor):
         return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
 
     try:
+        assert len(children()) == 2
+        (supervisor.place / "go").touch()
         until(lambda: len(children()) == 1, seconds=10)
         assert state_of(int(children()[0])) != "Z"
     finally:
