@@ -43,9 +43,11 @@ class Slurm:
         self.root = root
 
     def __call__(self, *argv, user="alice", env=None, cwd=None, input=None, timeout=90):
-        """Runs a command; (exit status, stdout, stderr without srun's chatter), as bytes."""
+        """Runs a command; (exit status, stdout, stderr without srun's chatter), as bytes. What srun says
+        of a task's end comes last: it is not always later than what the task has said itself."""
         done = self.root.run(argv, user=user, env=env, cwd=cwd, input=input, timeout=timeout)
         lines = [line for line in done.stderr.splitlines() if not any(word in line for word in CHATTER)]
+        lines.sort(key=lambda line: line.startswith(b"srun: error: node"))
         return done.returncode, done.stdout, b"\n".join(lines)
 
     def srun(self, image, *command, options=(), **settings):
