@@ -25,6 +25,7 @@ from slurm_oci.commands.doctor import show_nodes
 from slurm_oci.conf import read
 from slurm_oci.doctor import Report
 
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what a user may not write")
 MACHINE = platform.machine()
 
 
@@ -275,6 +276,50 @@ def test_a_state_base_that_is_not_sticky_is_a_failure(tmp_path):
     assert installation.place("state", str(tmp_path / "state"), "").state == "failed"
     (tmp_path / "file").write_text("")
     assert installation.place("state", str(tmp_path / "file"), "").state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("made", "wrong", "cure"),
+    [
+        ("", "No such file or directory", "install -D -m 622 /dev/null "),
+        ("mkdir", "Is a directory", "`syslog`"),
+        ("mkfifo -m 622", "nobody reads the FIFO", "start its reader"),
+        pytest.param("install -m 644 /dev/null", "Permission denied", "chmod a+w ", marks=only_root),
+        pytest.param("install -D -m 622 /dev/null", "Permission denied", "chmod a+x ", marks=only_root),
+    ],
+)
+def test_a_log_that_tasks_cannot_write_is_told(slurm, made, wrong, cure):
+    """They go on without a word. Nothing is made: whose it were, it would be his alone."""
+    path = slurm.place / "shut" / "log" if "-D" in made else slurm.place / "log"
+    (slurm.prefix / "site.toml").write_text(f'log = "{path}"\n')
+    if made:
+        subprocess.run([*made.split(), path], check=True)
+    if "-D" in made:
+        path.parent.chmod(0o700)
+    found = tried_log(slurm)
+    assert (found["state"], found["group"]) == ("warning", "installation")
+    assert wrong in found["message"]
+    assert str(path) in found["message"]
+    assert cure in found["cure"]
+    assert path.exists() == bool(made)
+
+
+def tried_log(slurm) -> dict | None:
+    findings = json.loads(doctor(slurm, "--json").out)["findings"]
+    return next((finding for finding in findings if finding["check"] == "log"), None)
+
+
+def test_a_log_that_tasks_can_write_is_fine(slurm):
+    """And has no line of the doctor's. Where none is wanted, or syslog, no word is lost about it."""
+    path = slurm.place / "log"
+    path.touch()
+    path.chmod(0o622)
+    site = slurm.prefix / "site.toml"
+    site.write_text(f'log = "{path}"\n')
+    assert tried_log(slurm)["message"] == f"{path} can be written"
+    assert path.read_text() == ""
+    site.write_text('log = "syslog"\n')
+    assert tried_log(slurm) is None
 
 
 # Slurm

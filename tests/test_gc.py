@@ -155,12 +155,12 @@ def test_what_tasks_met_by_goes_when_their_step_is_over(meeting, monkeypatch, pl
     (place / "sharens_instance_0").symlink_to(kept[0])
     monkeypatch.setattr(state, "existing", lambda uid, base: ())
     wanted = gc.Wanted(NODE)
-    dry = gc.own(attrs.evolve(wanted, dry_run=True))[0]
+    dry = gc.own(attrs.evolve(wanted, dry_run=True)).left
     assert sorted((left.path, left.job, left.step, left.removed) for left in dry) == sorted(
         (str(path), job, step, False) for path, job, step in zip(removed, (42, 42, 0), (3, 3, 0))
     )
-    assert [left.job for left in gc.own(attrs.evolve(wanted, job=42))[0]] == [42, 42]
-    assert [left.removed for left in gc.own(wanted)[0]] == [True]
+    assert [left.job for left in gc.own(attrs.evolve(wanted, job=42)).left] == [42, 42]
+    assert [left.removed for left in gc.own(wanted).left] == [True]
     assert [path.exists() for path in (*removed, *kept)] == [False] * 3 + [True] * 5
     assert os.path.lexists(place / "sharens_instance_0")
 
@@ -204,6 +204,29 @@ def test_two_nodes_share_a_directory(node):
     assert list(node.root().iterdir()) == [others]
     assert node.gc("--node", "node-2") == (0, [told(others)])
     assert list(node.root().iterdir()) == []
+
+
+@pytest.mark.parametrize("uid", [ORDINARY, pytest.param(0, marks=only_root)])
+def test_what_is_left_of_this_machine_under_another_name_is_told(node, uid):
+    """NodeName need not be the host's name. What lives, is of another boot and so perhaps of another
+    machine, or is no private directory, gives no hint; nor does what is of another job."""
+    node.leave(
+        name(dead(), node="n 1"),
+        name(dead(), "43.0.0", node="n2"),
+        name(alive(), node="n3"),
+        name(dead(), node="n4", boot=OTHER_BOOT),
+        name("x", node="n5"),
+    )
+    hints = [
+        f"slurm-oci: something is left over on this machine of node {n}: `slurm-oci-plugins gc --node {word}`\n"
+        for n, word in (("n 1", "'n 1'"), ("n2", "n2"))
+    ]
+    done = node.call(uid=uid)
+    assert (done.returncode, done.stdout) == (0, f"nothing is left over on {NODE}\n")
+    assert done.stderr == "".join(hints)
+    done = node.call("--job", "43", "--json", uid=uid)
+    assert (done.stdout, done.stderr) == ("[]\n", hints[1])
+    assert node.call("--node", "n2", uid=uid).stderr == hints[0]
 
 
 def test_a_dry_run_removes_nothing(node):
@@ -413,9 +436,9 @@ def test_an_owner_whose_files_never_answer_does_not_hold_up_the_others(node, mon
     own = gc.own
     monkeypatch.setattr(gc, "own", lambda w: signal.pause() if os.geteuid() == ORDINARY else own(w))
     monkeypatch.setattr(gc, "owners", lambda base: [ORDINARY, OTHER])
-    found, wrong = gc.collect(gc.Wanted(NODE, str(node.base)), seconds=0.5)
-    assert [left.path for left in found] == [str(left)]
-    assert wrong == [f"uid {ORDINARY}: gave no answer in time, and was ended"]
+    found = gc.collect(gc.Wanted(NODE, str(node.base)), seconds=0.5)
+    assert [left.path for left in found.left] == [str(left)]
+    assert found.wrong == [f"uid {ORDINARY}: gave no answer in time, and was ended"]
 
 
 @only_root
@@ -425,9 +448,9 @@ def test_an_owner_s_child_that_fails_is_told(node, monkeypatch):
     monkeypatch.setattr(gc, "owners", lambda base: [ORDINARY])
     wanted = gc.Wanted(NODE, str(node.base))
     monkeypatch.setattr(gc, "own", lambda wanted: os.kill(os.getpid(), signal.SIGKILL))
-    assert gc.collect(wanted) == ([], [f"uid {ORDINARY}: its process was killed"])
+    assert gc.collect(wanted) == gc.Found([], [f"uid {ORDINARY}: its process was killed"])
     monkeypatch.setattr(gc, "own", lambda wanted: 1 / 0)
-    assert gc.collect(wanted) == ([], [f"uid {ORDINARY}: ZeroDivisionError: division by zero"])
+    assert gc.collect(wanted) == gc.Found([], [f"uid {ORDINARY}: ZeroDivisionError: division by zero"])
 
 
 # The epilog

@@ -600,7 +600,7 @@ def test_gc_removes_what_leads_nowhere(own):
     (aliases / "old.sif").symlink_to("a.sif")
     os.utime(aliases / "old.sif", (1, 1), follow_symlinks=False)
     path = mark(own, "lost", GONE.format(boot=state.boot_id()))
-    assert images.tidy(own, NODE, 20) == []
+    assert images.tidy(own, NODE, 20, False) == []
     assert [alias.name for alias in aliases.iterdir()] == ["key-a.sif"]
     assert not path.parent.exists()
 
@@ -615,28 +615,49 @@ def test_gc_passes_over_what_another_has_just_removed(own, monkeypatch):
         return readlink(path)
 
     monkeypatch.setattr(images.os, "readlink", meanwhile)
-    assert images.tidy(own, NODE, 20) == []
+    assert images.tidy(own, NODE, 20, False) == []
     os.rmdir(f"{own.path}/claims")
-    assert images.tidy(own, NODE, 20) == []
+    assert images.tidy(own, NODE, 20, False) == []
 
 
 def test_gc_keeps_the_cache_within_its_limit(tmp_path):
-    """And removes what a dead task has half made; a dry run and one for a job remove no image."""
+    """And removes what a dead task has half made; not for a job alone. A dry run lists the same and
+    changes nothing, not even the marks of dead tasks."""
     own = cache.own(str(tmp_path), OWN_UID, "")
     images.make_folders(own)
     entry(own, "a", 10)
+    entry(own, "kept", 5)
+    marks = [mark(own, "a", GONE.format(boot=state.boot_id())), mark(own, "kept", ALIVE)]
+    used(own, "a", 100)
     work = Path(own.path) / "work" / GONE.format(boot=state.boot_id())
     (work / "result").mkdir(parents=True)
     wanted = gc.Wanted(NODE, str(tmp_path / "none"), cache=str(tmp_path), limit=5)
     paths = [str(work), own.entry("a.sif")]
-    dry = gc.own(attrs.evolve(wanted, dry_run=True))[0]
-    assert [(left.path, left.job, left.removed) for left in dry] == [(paths[0], 42, False)]
-    assert gc.own(attrs.evolve(wanted, job=41)) == ([], [])
-    assert [(left.path, left.job, left.removed) for left in gc.own(wanted)[0]] == [
+    before = sorted((str(path), path.lstat().st_mtime_ns) for path in tmp_path.rglob("*"))
+    dry = gc.own(attrs.evolve(wanted, dry_run=True)).left
+    assert [(left.path, left.job, left.removed) for left in dry] == [
+        (paths[0], 42, False),
+        (paths[1], 0, False),
+    ]
+    assert sorted((str(path), path.lstat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
+    assert gc.own(attrs.evolve(wanted, job=41)) == gc.Found()
+    assert [(left.path, left.job, left.removed) for left in gc.own(wanted).left] == [
         (paths[0], 42, True),
         (paths[1], 0, True),
     ]
-    assert gc.own(wanted) == ([], [])
+    assert gc.own(wanted) == gc.Found()
+    assert [path.exists() for path in marks] == [False, True]
+
+
+def test_a_dead_task_s_mark_makes_its_image_no_newer(own):
+    """Taken away first it would: the image of a killed task would stay in place of one used later."""
+    for name, seconds in (("killed", 400), ("later", 300)):
+        entry(own, name, 10)
+        used(own, name, seconds)
+    mark(own, "killed", GONE.format(boot=state.boot_id()))
+    used(own, "killed", 400)
+    for dry_run in (True, False):
+        assert images.tidy(own, NODE, 10, dry_run) == [own.entry("killed.sif")]
 
 
 # From the entry point, with programs in the places of umoci and of skopeo

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import attrs
 
 import slurm_oci
-from slurm_oci import accepted, gc, plugins
+from slurm_oci import accepted, gc, log, plugins
 from slurm_oci.checks import (
     FAILED,
     WARNING,
@@ -128,6 +128,8 @@ def trials(prefix: str) -> Iterator[Finding]:
             gathered = plugins.gather(prefix)
         except Problem:
             return  # which is a finding about the installation
+        if gathered.site.log not in ("", log.SYSLOG):
+            yield installation.log_file(gathered.site.log)
         yield from runtimes.checks(gathered, images)
     finally:
         shutil.rmtree(place, ignore_errors=True)

@@ -45,6 +45,17 @@ class Left:
 
 
 @attrs.frozen
+class Found:
+    """What was found of one user's, or of all users'."""
+
+    left: list[Left] = attrs.Factory(list)
+    wrong: list[str] = attrs.Factory(list)  # a line each
+    # Other names under which dead tasks of this very machine, since its boot, have left something: it
+    # runs several slurmd, or its NodeName is not the one that was looked for.
+    nodes: list[str] = attrs.Factory(list)
+
+
+@attrs.frozen
 class Wanted:
     """What is to be looked for, and what to be done with it."""
 
@@ -61,28 +72,31 @@ def this_node() -> str:
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname().partition(".")[0]
 
 
-def collect(wanted: Wanted, seconds: float = SECONDS) -> tuple[list[Left], list[str]]:
-    """What this user's dead tasks have left, as root everybody's; and what went wrong, a line each."""
+def collect(wanted: Wanted, seconds: float = SECONDS) -> Found:
+    """What this user's dead tasks have left, as root everybody's."""
     if os.geteuid() != 0:
         return own(wanted, home_of(os.geteuid()))
-    found, wrong = [], []
+    left, wrong = [], []
+    nodes: set[str] = set()
     for uid in owners(wanted):
         try:
-            his, failed = as_owner(uid, wanted, seconds)
+            his = as_owner(uid, wanted, seconds)
         except OSError as error:
             wrong.append(f"uid {uid}: {error}")
         else:
-            found += his
-            wrong += failed
-    return found, wrong
+            left += his.left
+            wrong += his.wrong
+            nodes |= {*his.nodes}
+    return Found(left, wrong, sorted(nodes))
 
 
-def own(wanted: Wanted, home: str = "") -> tuple[list[Left], list[str]]:
+def own(wanted: Wanted, home: str = "") -> Found:
     """Removes what the effective user's dead tasks have left, and the unpacked images that are too
-    much; all of it, removed or not, and where nobody can tell. Root looks into no `home`, which may be
+    much; tells all of it, removed or not, and where nobody can tell. Root looks into no `home`, which may be
     on another machine."""
     uid = os.geteuid()
-    found, wrong = [], []
+    left, wrong = [], []
+    nodes: set[str] = set()
     images_of = cache.own(wanted.cache, uid, home)
     work = os.path.join(images_of.path, "work")
     is_there = os.path.isabs(work) and state.is_private(images_of.path, uid) and os.path.isdir(work)
@@ -95,7 +109,8 @@ def own(wanted: Wanted, home: str = "") -> tuple[list[Left], list[str]]:
                 if wanted.job in (None, int(job)):
                     if not wanted.dry_run:
                         state.remove_dead(path)
-                    found.append(Left(path, uid, int(job), int(step), int(task), state.is_gone(path)))
+                    left.append(Left(path, uid, int(job), int(step), int(task), state.is_gone(path)))
+            nodes |= other_nodes(root, wanted)
         except OSError as error:
             wrong.append(f"`{root}` cannot be looked into: {error.strerror}")
     for path, of_job, of_step in meetings(uid):
@@ -103,11 +118,24 @@ def own(wanted: Wanted, home: str = "") -> tuple[list[Left], list[str]]:
             if not wanted.dry_run:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
-            found.append(Left(path, uid, of_job, of_step, 0, state.is_gone(path)))
-    if is_there and wanted.job is None and not wanted.dry_run:
-        evicted = images.tidy(images_of, wanted.node, wanted.limit)
-        found += [Left(path, uid, 0, 0, 0, state.is_gone(path)) for path in evicted]
-    return found, wrong
+            left.append(Left(path, uid, of_job, of_step, 0, state.is_gone(path)))
+    if is_there and wanted.job is None:
+        evicted = images.tidy(images_of, wanted.node, wanted.limit, wanted.dry_run)
+        left += [Left(path, uid, 0, 0, 0, state.is_gone(path)) for path in evicted]
+    return Found(left, wrong, sorted(nodes))
+
+
+def other_nodes(root: str, wanted: Wanted) -> set[str]:
+    """By what other names of nodes something is left over in the state root that is of this boot, and
+    so of this machine."""
+    boot = f".{state.boot_id()}."
+    names = {entry.partition(boot)[0] for entry in os.listdir(root) if boot in entry}
+    of_job = boot if wanted.job is None else f"{boot}{wanted.job}."
+    return {
+        node
+        for node in names - {wanted.node.replace("/", "_")}
+        if any(of_job in os.path.basename(path) for path in state.left_over(root, node))
+    }
 
 
 def meetings(uid: int) -> list[tuple[str, int, int]]:
@@ -167,7 +195,7 @@ def owners(wanted: Wanted) -> list[int]:
     return sorted(number for number in numbers if number < 2**32 - 1)  # which setresuid(2) takes for none
 
 
-def as_owner(uid: int, wanted: Wanted, seconds: float) -> tuple[list[Left], list[str]]:
+def as_owner(uid: int, wanted: Wanted, seconds: float) -> Found:
     """What `own` gives, done by a child that is `uid`. Raises OSError."""
     answer, end = os.pipe()
     child = os.fork()
@@ -184,7 +212,7 @@ def as_owner(uid: int, wanted: Wanted, seconds: float) -> tuple[list[Left], list
         os.waitpid(child, 0)
     if isinstance(told, str):
         raise OSError(told)
-    return [Left(**left) for left in told["found"]], told["wrong"]
+    return Found([Left(**left) for left in told["left"]], told["wrong"], told["nodes"])
 
 
 def be_owner(uid: int, wanted: Wanted, end: int) -> NoReturn:
@@ -192,8 +220,7 @@ def be_owner(uid: int, wanted: Wanted, end: int) -> NoReturn:
     try:
         os.setpgid(0, 0)
         become(uid)
-        found, wrong = own(wanted)
-        told: object = {"found": [attrs.asdict(left) for left in found], "wrong": wrong}
+        told: object = attrs.asdict(own(wanted))
     except Exception as error:
         told = f"{type(error).__name__}: {error}"
     try:

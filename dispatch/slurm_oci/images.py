@@ -316,27 +316,32 @@ def walk(folder: str) -> "Iterator[tuple[str, int]]":
 # Removing
 
 
-def evict(where: Cache, node: str, limit: int, keep: str = "") -> list[str]:
+def evict(where: Cache, node: str, limit: int, keep: str = "", dry_run: bool = False) -> list[str]:
     """Removes entries that nobody uses, least recently used first, until the rest is within `limit`
-    GiB; what was removed. `keep`: the entry that is about to be used."""
+    GiB; what was removed, or would be. `keep`: the entry that is about to be used."""
     sizes = {name: bytes_of(where, name) for name in state.listed(os.path.join(where.path, "entries"))}
     total, gone = sum(sizes.values()), []
     for name in sorted(sizes, key=lambda name: last_used(where, name)):
         if total <= limit * GIB:
             break
-        if name != keep and not is_used(where, name, node) and remove(where, name, node):
+        if name == keep or is_used(where, name, node, dry_run):
+            continue
+        if dry_run or remove(where, name, node):
             total -= sizes[name]
             gone.append(where.entry(name))
     return gone
 
 
-def tidy(where: Cache, node: str, limit: int) -> list[str]:
-    """What `gc` does, beside removing dead tasks' work: everything that no living task needs."""
+def tidy(where: Cache, node: str, limit: int, dry_run: bool) -> list[str]:
+    """What `gc` does, beside removing dead tasks' work: everything that no living task needs. The
+    entries among it; a dry run changes nothing."""
+    gone = evict(where, node, limit, dry_run=dry_run)  # first: who takes a mark away changes `last_used`
+    if dry_run:
+        return gone
     for name in state.listed(os.path.join(where.path, "users")):
         users = os.path.join(where.path, "users", name)
         if not is_used(where, name, node) and not os.path.isdir(where.entry(name)):
             quietly(os.rmdir, users)
-    gone = evict(where, node, limit)
     for name in state.listed(os.path.join(where.path, "aliases")):
         alias = os.path.join(where.path, "aliases", name)
         try:
@@ -373,9 +378,9 @@ def remove(where: Cache, name: str, node: str) -> bool:
         state.close(held)
 
 
-def is_used(where: Cache, name: str, node: str) -> bool:
-    """Whether a living task uses the entry; the marks of dead ones are removed. Of a task on another
-    node nobody here knows whether it lives: its mark counts for 30 days."""
+def is_used(where: Cache, name: str, node: str, dry_run: bool = False) -> bool:
+    """Whether a living task uses the entry; the marks of dead ones are removed, but in a dry run. Of a
+    task on another node nobody here knows whether it lives: its mark counts for 30 days."""
     used = False
     users = os.path.join(where.path, "users", name)
     for mark in state.listed(users):
@@ -383,7 +388,7 @@ def is_used(where: Cache, name: str, node: str) -> bool:
         task = state.task_of(mark, node)
         if state.is_alive(task[0], task[4]) if task else age(path) < MARKED:
             used = True
-        else:
+        elif not dry_run:
             quietly(os.unlink, path)
     return used
 

@@ -74,9 +74,7 @@ class Record:
             syslog.syslog(syslog.LOG_INFO, line)
             return
         try:
-            # O_NONBLOCK: should it be a FIFO that nobody reads, no task waits for a reader.
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
-            descriptor = os.open(self.target, flags, 0o600)
+            descriptor = opened(self.target)
         except OSError:
             return
         for step in (lambda: os.write(descriptor, line.encode() + b"\n"), lambda: os.close(descriptor)):
@@ -84,6 +82,12 @@ class Record:
                 step()
             except OSError:
                 pass
+
+
+def opened(path: str) -> int:
+    """The log's descriptor. Raises OSError."""
+    # O_NONBLOCK: should it be a FIFO that nobody reads, no task waits for a reader.
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
 
 
 def milliseconds() -> "int | None":

@@ -1,12 +1,14 @@
 """The installation that oci.conf calls: there, its owner's alone, and up to date."""
 
+import errno
 import os
+import shlex
 import stat
 import subprocess
 from collections.abc import Iterator
 
 import slurm_oci
-from slurm_oci import cache, catalog, cdi, installation, plugins, site
+from slurm_oci import cache, catalog, cdi, installation, log, plugins, site
 from slurm_oci.checks import Finding, Group
 from slurm_oci.misfits import misfits
 from slurm_oci.plugins import Gathered
@@ -19,7 +21,7 @@ SHARED = ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "ceph", "fuse.sshfs
 
 
 def checks(prefix: str) -> Iterator[Finding]:
-    """But for `entry_point`, which is tried as the user."""
+    """But for `entry_point` and `log_file`, which are tried as the user."""
     yield from shut(prefix)
     yield from tampered(prefix)
     try:
@@ -53,6 +55,29 @@ def entry_point(prefix: str) -> Finding:
         said = (done.stderr.strip().splitlines() or ["it printed nothing"])[0]
         return GROUP.failed("entry-point", f"{run} does not work: {said}", cure)
     return GROUP.ok("entry-point", f"{run} starts, version {slurm_oci.__version__}", slurm_oci.__version__)
+
+
+def log_file(path: str) -> Finding:
+    """Opens site.toml's `log` as a task does, which says nothing where it cannot."""
+    word = shlex.quote(path)
+    try:
+        found = os.stat(path)  # what is not there is not to be made here, by one user for himself
+        os.close(log.opened(path))
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            cure = f"`install -D -m 622 /dev/null {word}`: whoever made it first would have it for himself"
+        elif error.errno == errno.EISDIR:
+            cure = "`log` in site.toml names a file, or `syslog`"
+        elif error.errno == errno.ENXIO and stat.S_ISFIFO(found.st_mode):
+            return GROUP.warning(
+                "log", f"nobody reads the FIFO {path}: tasks' lines are lost", "start its reader"
+            )
+        elif shut_off := installation.closed(path):
+            cure = f"`chmod a+x {shlex.quote(shut_off)}`, or let `log` in site.toml name another place"
+        else:
+            cure = f"`chmod a+w {word}`, in a directory that is root's alone to write"
+        return GROUP.warning("log", f"{path}: {error.strerror}; tasks go on without their line in it", cure)
+    return GROUP.ok("log", f"{path} can be written")
 
 
 def shut(prefix: str) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 
 import attrs
@@ -27,15 +28,19 @@ def command(prefix: str, dry_run: bool, job: int | None, node: str | None, as_js
     settings = site.read(os.path.join(prefix, site.NAME))
     kept = settings.images
     wanted = gc.Wanted(node or gc.this_node(), settings.state, job, dry_run, kept.cache, kept.limit)
-    found, wrong = gc.collect(wanted)
+    found = gc.collect(wanted)
     if as_json:
-        click.echo(json.dumps([attrs.asdict(left) for left in found], indent=2))
+        click.echo(json.dumps([attrs.asdict(left) for left in found.left], indent=2))
     else:
-        for left in found:
+        for left in found.left:
             what = "would remove" if dry_run else "removed" if left.removed else "cannot remove"
             click.echo(f"{what} {visible(left.path)}")
-        if not found:
+        if not found.left:
             click.echo(f"nothing is left over on {visible(wanted.node)}")
-    for line in wrong:
+    for name in found.nodes:
+        words = f"slurm-oci-plugins gc --node {shlex.quote(name)}"
+        told = f"something is left over on this machine of node {name}: `{words}`"
+        click.echo(f"slurm-oci: {visible(told)}", err=True)
+    for line in found.wrong:
         click.echo(f"slurm-oci: warning: {visible(line)}", err=True)
-    sys.exit(1 if wrong or not (dry_run or all(left.removed for left in found)) else 0)
+    sys.exit(1 if found.wrong or not (dry_run or all(left.removed for left in found.left)) else 0)
