@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 import pytest
+from images import IMAGES
 
 from slurm_oci.across import reported
 from slurm_oci.commands.doctor import as_text
@@ -92,6 +93,37 @@ def test_a_broken_node(broken):
     }
     assert "crun: no good" in found["crun"]["message"]
     assert [check for check in states(found, "failed", "warning") if not found[check]["cure"]] == []
+
+
+@pytest.fixture
+def logging(slurm):
+    """site.toml names a log that nobody has made yet; its path on the node."""
+    path = "/var/log/slurm-oci.log"
+    slurm.root.write("/opt/slurm-oci/site.toml", f'log = "{path}"\n')
+    assert slurm("/opt/slurm-oci/bin/slurm-oci-plugins", "compile", user="root")[0] == 0
+    yield path
+    slurm("rm", "-f", path, "/opt/slurm-oci/site.toml", user="root")
+    assert slurm("/opt/slurm-oci/bin/slurm-oci-plugins", "compile", user="root")[0] == 0
+
+
+def test_the_cure_of_a_log_that_is_not_there_works(slurm, logging):
+    """Then a task's line is in it, which was lost before."""
+
+    def found():
+        findings = json.loads(slurm(*DOCTOR, "--json", "--user", "alice", user="root")[1])["findings"]
+        return next(finding for finding in findings if finding["check"] == "log")
+
+    def task():
+        assert slurm.srun(IMAGES["rootfs"], "/bin/true", SLURM_OCI_RUNTIME="unshare")[0] == 0
+
+    task()
+    assert found()["state"] == "warning"
+    assert not slurm.root.path(logging).exists()
+    slurm("sh", "-c", found()["cure"].split("`")[1], user="root")
+    assert found()["state"] == "ok"
+    task()
+    (line,) = slurm.root.path(logging).read_text().splitlines()
+    assert json.loads(line)["runtime"] == "unshare"
 
 
 def test_a_node_without_oci_conf(slurm):

@@ -42,6 +42,10 @@ def test_what_a_task_that_was_killed_left_is_removed_by_gc(slurm, supervised):
     assert json.loads(slurm(*GC, "--dry-run", "--json")[1]) == [{**expected, "removed": False}]
     assert left(slurm) == found
     assert json.loads(slurm(*GC, "--json", user="bob")[1]) == []
+    hint = b"slurm-oci: something is left over on this machine of node node1: `slurm-oci-plugins gc --node node1`"
+    for user in ("alice", "root"):  # NodeName need not be the host's name
+        told = slurm("env", "SLURMD_NODENAME=host", *GC, user=user)
+        assert told == (0, b"nothing is left over on host\n", hint)
     status, out, err = slurm(*GC, "--json")
     assert (status, json.loads(out), err) == (0, [{**expected, "removed": True}], b"")
 
