@@ -233,6 +233,17 @@ def test_enroot_runs_a_squashfs_file(tmp_path):
     }
 
 
+def test_a_variable_for_enroot_itself_is_not_lost():
+    """It gets it, and nobody is warned that the container does not; what a definition sets for the
+    container is refused."""
+    own = {"ENROOT_ALLOW_HTTP": "y"}
+    made = enroot.plan(box("enroot", SQUASHFS, env={**own, "A": "b"}, own=own))
+    assert (made.env["ENROOT_ALLOW_HTTP"], files_of(made)["environ"], made.notes) == ("y", "A=b\n", ())
+    settings = wished(variables=own)
+    with pytest.raises(SettingRefused, match="sets `ENROOT_ALLOW_HTTP`: enroot keeps its own for itself"):
+        enroot.plan(box("enroot", SQUASHFS, env=own, own=own, settings=settings))
+
+
 def test_enroot_makes_a_squashfs_file_of_a_directory(root, tmp_path):
     """It would write into the directory itself."""
     (tmp_path / "mksquashfs").write_text("#!/bin/sh\n")

@@ -60,7 +60,7 @@ def plan(container: Container) -> Plan:
     place, prepare = place_of(container)
     mounts = carried.mounts(container, fault_of_mount)
     workdir, notes = workdir_in(container.replace(mounts=mounts))
-    container = container.replace(env={**container.env, **gpu_variables(container)})
+    container = container.replace(env={**without_own(container), **gpu_variables(container)})
     variables, lost = carried.variables(container, fault_of)
     shells = carried.through_shell(variables, ("SHELL", *carried.SHELLS_OWN))
     variables.pop("SHELL", None)
@@ -97,6 +97,14 @@ def plan(container: Container) -> Plan:
         prepare=prepare,
         notes=(*notes, *lost),
     )
+
+
+def without_own(container: Container) -> dict[str, str]:
+    """The variables but those of the job that enroot itself is given: they are not lost."""
+    settled = container.settings.variables
+    return {
+        name: value for name, value in container.env.items() if name not in container.own or name in settled
+    }
 
 
 def gpu_variables(container: Container) -> dict[str, str]:
