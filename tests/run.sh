@@ -76,7 +76,7 @@ usage() {
 # Programs without which tests are left out, and Debian's package of each.
 programs=(
     busybox:busybox-static mount:mount mksquashfs:squashfs-tools setfacl:acl strace:strace zstd:zstd
-    fish:fish man:man-db mandoc:mandoc zsh:zsh
+    fish:fish man:man-db mandoc:mandoc mkfs.btrfs:btrfs-progs zsh:zsh
     dh:debhelper dpkg-buildpackage:dpkg-dev rpmbuild:rpm
 )
 
