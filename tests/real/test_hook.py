@@ -1,5 +1,6 @@
 """The user's own `~/.slurm-oci-run` under a real Slurm."""
 
+import pytest
 from images import IMAGES
 
 IMAGE = IMAGES["rootfs"]
@@ -88,3 +89,49 @@ def test_the_default_script_as_run_time_run_looks_for_no_hook(slurm):
     line = "exec /opt/slurm-oci/slurm-oci-run-default '%b' '%m' %u %U %n %j %s %t %@"
     slurm.oci_conf("IgnoreFileConfigJson=true", "CreateEnvFile=null", f'RunTimeRun="{line}"')
     assert slurm.srun(IMAGE, "/bin/sh", "-c", "echo $MINE", MINE="here")[:2] == (0, b"here\n")
+
+
+@pytest.fixture
+def closed_home(slurm):
+    """Mounts over alice's home one that even root cannot enter, with `hook` in it: FUSE lets nobody in but
+    who has mounted it, as an NFS server that squashes root does."""
+    home = HOOK.rpartition("/")[0]
+
+    def mount(hook, mode):
+        made = f"mkdir -p /tmp/home && cat >/tmp/home/.slurm-oci-run && chmod {mode} /tmp/home/.slurm-oci-run"
+        made += " && mksquashfs /tmp/home /tmp/home.sqsh -quiet -no-progress -noappend"
+        for words in (("sh", "-c", made), ("squashfuse", "/tmp/home.sqsh", home)):
+            status, _, err = slurm(*words, input=hook, cwd="/tmp")
+            assert status == 0, err
+        assert b"Permission denied" in slurm("ls", home, user="root", cwd="/tmp")[2]
+
+    yield mount
+    slurm.root.cancel_jobs()
+    assert slurm("fusermount3", "-u", home, cwd="/tmp")[0] == 0
+    slurm("rm", "-rf", "/tmp/home", "/tmp/home.sqsh", cwd="/tmp")
+
+
+def test_a_home_that_root_cannot_enter_has_its_script_run(slurm, closed_home):
+    """Its user looks for it, judges it and runs it: nothing of ours is done as root."""
+    closed_home(GUIDES, "700")
+    status, out, err = slurm.srun(IMAGE, "/bin/echo", "inside", options=("-D", "/tmp"), cwd="/tmp")
+    assert (status, out) == (0, b"hook: /images/rootfs alice 1001 node1 0 0\n/tmp\ninside\n"), err
+
+
+def test_a_home_that_root_cannot_enter_is_no_directory_for_a_container(slurm, closed_home):
+    """Slurm, as root, goes there before anything of ours is called: it goes on in /tmp without a
+    container, and ends the task with one."""
+    closed_home(GUIDES, "700")
+    assert slurm("srun", "-D", "/home/alice", "/bin/pwd", cwd="/tmp")[:2] == (0, b"/tmp\n")
+    status, out, err = slurm.srun(IMAGE, "/bin/pwd", options=("-D", "/home/alice"), cwd="/tmp")
+    assert (status, out) == (1, b"")
+    assert b"couldn't chdir to `/home/alice': Permission denied\n" in err
+    assert b"slurm-oci" not in err
+
+
+def test_a_home_that_root_cannot_enter_has_its_script_judged(slurm, closed_home):
+    """As in any other."""
+    closed_home(GUIDES, "777")
+    status, out, err = slurm.srun(IMAGE, "/bin/true", options=("-D", "/tmp"), cwd="/tmp")
+    assert (status, out) == (125, b"")
+    assert err.startswith(f"slurm-oci: error: `{HOOK}` can be written by everybody".encode())
