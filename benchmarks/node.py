@@ -8,29 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from slurm_oci import guide
+
 STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 LMOD = Path("/etc/profile.d/lmod.sh")
-
-# The pair of scripts in Slurm's Containers Guide, "Handling multiple runtimes".
-PAIR_RUN = """#!/bin/bash
-if [[ -e ~/.slurm-oci-run ]]; then
-    ~/.slurm-oci-run "$@"
-else
-    PREFIX/slurm-oci-run-default "$@"
-fi
-"""
-PAIR_DEFAULT = """#!/bin/bash --login
-CONTAINER="$1"
-SPOOL_DIR="$2"
-USER_NAME="$3"
-USER_ID="$4"
-NODE_NAME="$5"
-JOB_ID="$6"
-STEP_ID="$7"
-TASK_ID="$8"
-shift 8
-apptainer run --bind /var/spool --containall "$CONTAINER" "$@"
-"""
 
 
 def nothing() -> None:
@@ -111,9 +92,10 @@ class Node:
     def pair(self) -> Path:
         prefix = self.place / "pair"
         prefix.mkdir()
-        for name, text in (("run", PAIR_RUN), ("slurm-oci-run-default", PAIR_DEFAULT)):
-            (prefix / name).write_text(text.replace("PREFIX", str(prefix)))
-            (prefix / name).chmod(0o755)
+        for path, text in guide.SCRIPTS["multi"].items():
+            script = prefix / os.path.basename(path)
+            script.write_text(text.replace("/opt/slurm-oci", str(prefix)))
+            script.chmod(0o755)
         return prefix
 
     def cases(self) -> list[Case]:

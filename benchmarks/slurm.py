@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from node import PAIR_DEFAULT, PAIR_RUN
+from slurm_oci import guide
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "real"))
 
@@ -131,7 +131,7 @@ def generated(root: Any, runtime: str) -> str:
 
 
 def write_pair(root: Any, folder: str, last: str) -> None:
-    *head, _ = PAIR_DEFAULT.splitlines()
+    *head, _ = guide.RUN_DEFAULT.splitlines()
     root.run(["mkdir", "-p", folder], user="root", check=True)
-    root.write(f"{folder}/run", PAIR_RUN.replace("PREFIX", folder), mode=0o755)
+    root.write(f"{folder}/run", guide.RUN.replace("/opt/slurm-oci", folder), mode=0o755)
     root.write(f"{folder}/slurm-oci-run-default", "\n".join([*head, last]) + "\n", mode=0o755)
