@@ -8,6 +8,7 @@ import platform
 import pwd
 import random
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 
@@ -310,7 +311,7 @@ def tried_log(slurm) -> dict | None:
 
 
 def test_a_log_that_tasks_can_write_is_fine(slurm):
-    """And has no line of the doctor's. Where none is wanted, or syslog, no word is lost about it."""
+    """And has no line of the doctor's. Where none is wanted, no word is lost about it."""
     path = slurm.place / "log"
     path.touch()
     path.chmod(0o622)
@@ -318,8 +319,26 @@ def test_a_log_that_tasks_can_write_is_fine(slurm):
     site.write_text(f'log = "{path}"\n')
     assert tried_log(slurm)["message"] == f"{path} can be written"
     assert path.read_text() == ""
-    site.write_text('log = "syslog"\n')
+    site.write_text("")
     assert tried_log(slurm) is None
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])
+def test_a_syslog_without_a_daemon_is_told(slurm, tmp_path, kind):
+    """The C library's own silence would lose every line."""
+    (slurm.prefix / "site.toml").write_text('log = "syslog"\n')
+    assert "/dev/log" in tried_log(slurm)["message"]
+    path = str(tmp_path / "log")
+    assert (installation.syslog(path).state, "No such file" in installation.syslog(path).message) == (
+        "warning",
+        True,
+    )
+    with socket.socket(socket.AF_UNIX, kind) as daemon:
+        daemon.bind(path)
+        if kind == socket.SOCK_STREAM:
+            daemon.listen()
+        assert installation.syslog(path).state == "ok"
+    assert "Connection refused" in installation.syslog(path).message
 
 
 # Slurm

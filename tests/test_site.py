@@ -329,6 +329,10 @@ def test_a_task_is_run_as_the_rules_say_and_explain_answers_for_a_partition(slur
     ("text", "message", "is_fatal"),
     [
         ('order = [\n"cruun",\n]\n', "2: `order` names no runtime: `cruun`; did you mean `crun`?", False),
+        (
+            'refuse = ["writable", "runtime=crun",\n"runtime=cruun"]\n',
+            "2: `refuse` names no runtime: `cruun`; did you mean `crun`?", False,
+        ),
         ('[defaults]\nruntime = "cruun"\n', "2: `defaults.runtime` names no runtime: `cruun`; did you mean `crun`?", True),
         ('[forced]\nruntime = "cruun"\n', "2: `forced.runtime` names no runtime: `cruun`; did you mean `crun`?", True),
         (

@@ -128,7 +128,9 @@ def trials(prefix: str) -> Iterator[Finding]:
             gathered = plugins.gather(prefix)
         except Problem:
             return  # which is a finding about the installation
-        if gathered.site.log not in ("", log.SYSLOG):
+        if gathered.site.log == log.SYSLOG:
+            yield installation.syslog()
+        elif gathered.site.log:
             yield installation.log_file(gathered.site.log)
         yield from runtimes.checks(gathered, images)
     finally:

@@ -50,6 +50,10 @@ def misfits(gathered: Gathered) -> Iterator[Misfit]:
         for number, name in enumerate(getattr(wanted, key)):
             if name not in known:
                 yield stranger((key, number), name, False)
+    for number, text in enumerate(wanted.refuse):
+        setting, _, name = text.partition("=")
+        if setting == "runtime" and name and name not in known:
+            yield stranger(("refuse", number), name, False)
     for name in wanted.arguments:
         place: Place = ("arguments", name)
         if name not in known:

@@ -3,6 +3,7 @@
 import errno
 import os
 import shlex
+import socket
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -78,6 +79,20 @@ def log_file(path: str) -> Finding:
             cure = f"`chmod a+w {word}`, in a directory that is root's alone to write"
         return GROUP.warning("log", f"{path}: {error.strerror}; tasks go on without their line in it", cure)
     return GROUP.ok("log", f"{path} can be written")
+
+
+def syslog(path: str = "/dev/log") -> Finding:
+    """Whether a daemon takes what tasks send to syslog(3), which says nothing where there is none."""
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):  # as the C library tries them
+        with socket.socket(socket.AF_UNIX, kind) as daemon:
+            try:
+                daemon.connect(path)
+            except OSError as error:
+                reason = error.strerror
+            else:
+                return GROUP.ok("log", f"a syslog daemon listens at {path}")
+    message = f"no syslog daemon listens at {path}: {reason}; tasks go on without their line in the log"
+    return GROUP.warning("log", message, "start one, or let `log` in site.toml name a file")
 
 
 def shut(prefix: str) -> Iterator[Finding]:
