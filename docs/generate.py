@@ -377,6 +377,26 @@ def faults() -> str:
     return "\n".join(["| what is broken | the task | left |", "|---|---|---|", *rows, ""])
 
 
+def ends() -> str:
+    """What tests/real saw of every end of a task, and of what then stays until `gc`. Runtimes and versions
+    of Slurm that were alike share a row."""
+    found = json.loads((PROJECT / "docs" / "faults.json").read_text(encoding="utf-8"))
+    versions: dict[tuple[str, str, str, str], list[str]] = {}
+    for suite in (suite for suite in found.values() if "slurm" in suite):
+        for end, ways in suite["rows"].items():
+            for way, (status, left) in ways.items():
+                versions.setdefault((end, status, left, way), []).append(suite["slurm"])
+    alike: dict[tuple[str, str, str, str], list[str]] = {}
+    for (end, status, left, way), where in versions.items():
+        alike.setdefault((end, status, left, ", ".join(sorted(where))), []).append(way)
+    rows = [
+        f"| {end} | {', '.join(ways)} | {status} | {left} | {where} |"
+        for (end, status, left, where), ways in alike.items()
+    ]
+    head = ["| what happens | runtime | the task | left until `gc` | Slurm |", "|---|---|---|---|---|"]
+    return "\n".join([*head, *rows, ""])
+
+
 def templates() -> str:
     """Every starting point for ~/.slurm-oci-run."""
     from slurm_oci.templates import templates
@@ -485,6 +505,7 @@ PARTS = {
     "site_letters_roff": lambda: roff.table("site.md", "letter"),
     "site_example_roff": roff.site_example,
     "faults": faults,
+    "ends": ends,
 }
 
 if __name__ == "__main__":

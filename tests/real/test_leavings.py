@@ -2,11 +2,14 @@
 `gc` or the epilog, when it is killed."""
 
 import json
+import os
 import re
 
 import pytest
+from conftest import SUITES, Slurm
 from images import IMAGES
-from running import Task, left, none_left, until
+from running import Task, left, none_left, record, until
+from slurm_root import SlurmRoot
 
 GC = "/opt/slurm-oci/bin/slurm-oci-plugins", "gc"
 # The ways in which the dispatcher stays, because there is something to clean up.
@@ -48,6 +51,8 @@ def test_what_a_task_that_was_killed_left_is_removed_by_gc(slurm, supervised):
         assert told == (0, b"nothing is left over on host\n", hint)
     status, out, err = slurm(*GC, "--json")
     assert (status, json.loads(out), err) == (0, [{**expected, "removed": True}], b"")
+    none_left(slurm)
+    record(slurm, "SIGKILL to the whole step", runtime, 137, found)
 
 
 def test_what_a_task_that_was_killed_left_is_removed_by_root_s_gc(slurm, supervised):
@@ -70,8 +75,10 @@ def test_the_dispatcher_alone_is_killed(slurm, supervised):
     pids = slurm("pgrep", "-f", "/opt/slurm-oci/run ", user="root")[1].split()
     slurm("kill", "-KILL", *pids, user="root")
     assert task.status() == 137
-    slurm.root.wait_idle()
+    found = left(slurm)
     assert slurm(*GC)[0] == 0
+    none_left(slurm)
+    record(slurm, "SIGKILL to the dispatcher alone", supervised[0], 137, found)
 
 
 def test_a_live_task_is_left_alone(slurm, supervised):
@@ -97,6 +104,8 @@ def test_a_rebooted_node(slurm, supervised):
     assert slurm(*GC)[1] == b"nothing is left over on node1\n"
     (root / here).rename(root / before)
     assert slurm(*GC)[1].decode() == f"removed /run/slurm-oci/1001/{before}\n"
+    none_left(slurm)
+    record(slurm, "the node reboots (another boot id)", supervised[0], 137, found)
 
 
 def test_a_job_that_is_requeued_runs_again(slurm, supervised):
@@ -146,14 +155,16 @@ def test_the_epilog_removes_what_is_left(slurm, supervised):
         (("-n4",), ("/bin/true",), 0),
         (("--chdir=/tmp",), ("/bin/sh", "-c", "kill -KILL $$"), 137),
     ],
-    ids=["failing command", "no such command", "four tasks", "killed command"],
+    ids=["the command fails", "no such command", "four tasks end", "the command is killed"],
 )
-def test_nothing_is_left_after_any_end_in_order(slurm, pair, options, command, status):
+def test_nothing_is_left_after_any_end_in_order(slurm, pair, options, command, status, request):
     """Not even for a moment after the job: the supervisor ends last."""
     runtime, image = pair
     found = slurm.srun(image, *command, options=options, SLURM_OCI_RUNTIME=runtime)[0]
     assert found == status if status is not None else found != 0
     none_left(slurm)
+    if status is not None:
+        record(slurm, request.node.callspec.id.rpartition("-")[2], "each way to run", found)
 
 
 def test_nothing_is_left_where_preparing_fails(slurm):
@@ -163,6 +174,7 @@ def test_nothing_is_left_where_preparing_fails(slurm):
     assert (status, out) == (126, b"")
     assert b"slurm-oci: error: preparing failed: " in err
     none_left(slurm)
+    record(slurm, "the preparation fails", "charliecloud", status)
 
 
 def test_a_file_system_that_is_full_is_told_and_nothing_is_left(slurm):
@@ -198,34 +210,49 @@ def test_random_ends_leave_nothing_after_gc(slurm, supervised):
     assert slurm(*GC)[0] == 0
 
 
-@pytest.fixture
-def own_tmp(slurm):
-    """Each job has a /tmp of its own, which is gone after it (job_container/tmpfs)."""
-    conf = slurm.root.path("/etc/slurm/slurm.conf")
-    before = conf.read_text()
-    slurm.root.write("/etc/slurm/job_container.conf", "AutoBasePath=true\nBasePath=/var/tmp/own\n")
-    configure(slurm, before + "JobContainerType=job_container/tmpfs\nPrologFlags=Contain\n")
-    yield
-    slurm.root.cancel_jobs()
-    configure(slurm, before)
-    slurm.root.path("/etc/slurm/job_container.conf").unlink()
+@pytest.fixture(params=SUITES)
+def own_tmp(request, tmp_path):
+    """A Slurm in which each job has a /tmp of its own, which is gone after it (job_container/tmpfs).
+
+    All of it runs on one processor: Slurm keeps a job's mount namespace by a bind mount, which Linux 6.18
+    refuses (EINVAL) unless the namespace has a higher number than that of slurmd, and each processor counts
+    for itself. In 24.11, salloc then waits for ever.
+    """
+    layer = tmp_path / "layer"
+    (layer / "etc" / "slurm").mkdir(parents=True)
+    (layer / "etc" / "slurm" / "job_container.conf").write_text("AutoBasePath=true\nBasePath=/var/tmp/own\n")
+    lines = "JobContainerType=job_container/tmpfs\nPrologFlags=Contain\n"
+    name = f"own-tmp-{request.param}-{os.getpid()}"
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(processors)})
+    try:
+        with SlurmRoot.start(request.param, name=name, slurm_conf=lines, layers=[layer]) as root:
+            root.install_project()
+            yield Slurm(root)
+    finally:
+        os.sched_setaffinity(0, processors)
 
 
-def configure(slurm, text):
-    slurm.root.write("/etc/slurm/slurm.conf", text)
-    expected = b"job_container/tmpfs" in text.encode()
-    assert slurm("scontrol", "reconfigure", user="root")[0] == 0
-    until(lambda: (b"job_container/tmpfs" in slurm("scontrol", "show", "config")[1]) == expected)
-    slurm.root.wait_idle()
-
-
-@pytest.mark.parametrize("base", ["/run/slurm-oci", "/tmp/state"])
-def test_jobs_whose_tmp_is_hidden_from_the_node(slurm, own_tmp, base):
+@pytest.mark.parametrize(
+    ("base", "end"),
+    [
+        ("/run/slurm-oci", "SIGKILL to the whole step, in a job with its own `/tmp`"),
+        (
+            "/tmp/state",
+            "SIGKILL to the whole step, in a job with its own `/tmp`, with `state` of site.toml there",
+        ),
+    ],
+    ids=["elsewhere", "in it"],
+)
+def test_jobs_whose_tmp_is_hidden_from_the_node(own_tmp, base, end):
     """What is in /run is found by `gc`, what is in the job's own /tmp goes with the job."""
+    slurm = own_tmp
     slurm.root.write("/opt/slurm-oci/site.toml", f'state = "{base}"\n')
     slurm.root.write("/tmp/on-the-node", "")
     for runtime, kind in SUPERVISED:
-        job = allocated(slurm)
+        status, _, err = slurm("salloc", "--no-shell")
+        assert status == 0, err
+        job = re.search(rb"job allocation (\d+)", err)[1].decode()
         ended = slurm.srun(
             IMAGES[kind], "/bin/sh", "-c", "ls /tmp/on-the-node; exit 3", options=(f"--jobid={job}",), SLURM_OCI_RUNTIME=runtime
         )  # fmt: skip
@@ -234,15 +261,8 @@ def test_jobs_whose_tmp_is_hidden_from_the_node(slurm, own_tmp, base):
         task.cancel("-s", "KILL", f"{job}.1")
         assert task.status() == 137
         slurm.root.cancel_jobs()
-        slurm.root.wait_idle()
+        found = left(slurm)
         assert slurm(*GC)[0] == 0
         none_left(slurm)
         assert not slurm.root.path("/tmp/state").exists()
-
-
-def allocated(slurm):
-    """The number of a job without steps. Slurm does not always succeed in giving it its /tmp: on a
-    busy machine the mount fails now and then."""
-    said = []
-    until(lambda: said.append(slurm("salloc", "--no-shell")) or said[-1][0] == 0, lambda: said)
-    return re.search(rb"job allocation (\d+)", said[-1][2])[1].decode()
+        record(slurm, end, runtime, 137, found)

@@ -13,7 +13,7 @@ import signal
 import pytest
 from conftest import PAIRS
 from images import IMAGES
-from running import Task, none_left, until
+from running import Task, none_left, record, until
 from test_nvidia import STAND_IN
 
 FULL = os.environ.get("SLURM_OCI_SIGNALS") == "full"
@@ -70,6 +70,9 @@ def test_scancel_lets_the_command_end_itself(slurm, way):
     task = Task(slurm, *way)
     task.cancel(task.job)
     assert (task.status(), sorted(task.log)) == (3, ["CONT", "TERM", "ready"])
+    none_left(slurm)
+    if way[0]:
+        record(slurm, "scancel", "each way to run", 3)
 
 
 @of(SUPERVISED, PREPARED)
@@ -183,10 +186,10 @@ def test_a_umask_that_closes_files_to_their_owner_hinders_no_task(slurm, way, um
 
 @pytest.mark.skipif(not FULL, reason="Slurm looks at time limits twice a minute; SLURM_OCI_SIGNALS=full")
 def test_the_time_limit_ends_every_task_as_scancel_does(slurm):
-    """SIGCONT and SIGTERM, and time to end: all ways at once, for Slurm looks twice a minute."""
+    """SIGTERM and SIGCONT, and time to end: all ways at once, for Slurm looks twice a minute."""
     script = (
-        "trap 'echo TERM; ended=1' TERM; trap 'echo CONT' CONT; echo ready;"
-        " until [ $ended ]; do sleep 0.1; done; exit 3"
+        "trap 'echo TERM; term=1' TERM; trap 'echo CONT; cont=1' CONT; echo ready;"
+        ' until [ "$term$cont" = 11 ]; do sleep 0.1; done; exit 3'
     )
     started = {}
     for runtime, kind in [(None, None), *PAIRS]:
@@ -201,6 +204,7 @@ def test_the_time_limit_ends_every_task_as_scancel_does(slurm):
     }
     assert ended == {way: ([b"CONT", b"TERM", b"ready"], 3) for way in started}
     none_left(slurm)
+    record(slurm, "the time limit", "each way to run", 3)
 
 
 @pytest.mark.parametrize("runtime", ["unshare", "crun"])
