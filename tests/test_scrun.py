@@ -171,3 +171,14 @@ def test_the_check_knows_file_systems_that_no_other_node_sees():
     if shm != "tmpfs" or " /dev/shm " not in mounts:
         pytest.skip("/dev/shm is no tmpfs of its own here")
     assert scrun_checks.file_system("/dev/shm/not/there/yet") == "tmpfs"
+
+
+def test_the_check_reads_mount_points_with_blanks_and_letters_of_any_language(tmp_path, monkeypatch):
+    """The kernel writes the blanks as numbers, and the letters as they are (proc(5))."""
+    (tmp_path / "Büro 1").mkdir()
+    table = tmp_path / "mountinfo"
+    table.write_text(
+        f"1 0 0:1 / / rw - ext4 /dev/root rw\n2 1 0:2 / {tmp_path}/Büro\\0401 rw - nfs4 server:/ rw\n"
+    )
+    monkeypatch.setattr(scrun_checks, "MOUNTINFO", str(table))
+    assert scrun_checks.file_system(f"{tmp_path}/Büro 1/images") == "nfs4"

@@ -13,6 +13,8 @@ import attrs
 from slurm_oci import accepted
 from slurm_oci.checks import Finding, Group
 from slurm_oci.conf import Conf, read
+from slurm_oci.container import MOUNTINFO, unescaped
+from slurm_oci.rootfs import is_below
 from slurm_oci.scrun import Place, content, contributed, files
 
 FEW = 64  # of podman's locks: each container, pod and volume takes one
@@ -168,11 +170,10 @@ def file_system(path: str) -> str:
         path = os.path.dirname(path)
     path = os.path.realpath(path)
     best = ("", "")
-    for line in (content("/proc/self/mountinfo") or "").splitlines():
+    for line in (content(MOUNTINFO) or "").splitlines():
         fields, _, rest = line.partition(" - ")
-        point = fields.split()[4].encode().decode("unicode_escape")
-        is_in = path == point or path.startswith(point.rstrip("/") + "/")
-        if is_in and len(point) >= len(best[0]):
+        point = unescaped(fields.split()[4])
+        if is_below(path, point) and len(point) >= len(best[0]):
             best = (point, rest.split()[0])
     return best[1]
 
