@@ -503,6 +503,14 @@ def test_uninstall_removes_what_install_has_put_there(fresh):
     assert sorted(path.name for path in fresh.rglob("*")) == ["plugins.d", "site.toml", "x.py"]
 
 
+def test_an_installation_that_was_moved_where_none_can_be_made_is_removed_too(fresh):
+    """Its oci.conf, which names the old place, is left."""
+    install("install", "--prefix", fresh)
+    moved = fresh.rename(fresh.with_name("it's moved"))
+    ended = install("uninstall", "--prefix", moved)
+    assert (ended.status, ended.out) == (0, f"removed from {moved}; left there: oci.conf\n")
+
+
 def test_a_site_toml_that_is_wrong_is_refused_before_anything_changes(fresh):
     """Else every task would fail from then on."""
     install("install", "--prefix", fresh)

@@ -54,8 +54,8 @@ def install(prefix: str, python: str, data: str, templates: str) -> tuple[Gather
     os.umask(0o022)  # root's own may be stricter, and all users read what is written here
     try:
         config = ociconf.multi(prefix)
-    except ValueError as error:
-        raise InstallFailed(str(error), ociconf.PREFIX_CURE) from None
+    except ociconf.OciConfUnavailable as problem:
+        raise InstallFailed(problem.message, *problem.hints) from None
     settings = site.read(os.path.join(prefix, site.NAME))  # what tasks would refuse is refused before
     try:
         os.makedirs(os.path.join(prefix, "bin"), exist_ok=True)
@@ -94,7 +94,7 @@ def check_python(python: str) -> None:
     if re.search(r"\s", python) or len(python) > 100:
         raise InstallFailed(
             f"`{python}` cannot stand in the first line of a script",
-            "name one without white space and of less than 120 signs: --python PATH",
+            "name one without white space and of at most 100 signs: --python PATH",
         )
     asked = "import sys; print('%d.%d' % sys.version_info[:2])"
     try:
@@ -315,7 +315,7 @@ def uninstall(prefix: str) -> list[str]:
             elif (
                 name.startswith("catalog.")
                 or name in ("lib", "oci.conf.new")
-                or (name == "oci.conf" and read(path) == ociconf.multi(prefix))
+                or (name == "oci.conf" and read(path) == ociconf.MULTI.replace("PREFIX", prefix))
             ):
                 remove(path)
         remove(os.path.join(prefix, "plugins.d", "README"))

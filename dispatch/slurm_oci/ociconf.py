@@ -34,16 +34,8 @@ def generate(runtime: str, mode: str, version: Version, prefix: str) -> str:
             f"`{runtime}` has no `{mode}` form", f"it has `{'` and `'.join(MODES[runtime])}`"
         )
     if runtime in ENTRY_WHY and (runtime not in DIRECT or not quotes_rightly(version)):
-        return ENTRY_ONLY.format(runtime=runtime, prefix=prefix, why=ENTRY_WHY[runtime]) + entry_point(prefix)
+        return ENTRY_ONLY.format(runtime=runtime, prefix=prefix, why=ENTRY_WHY[runtime]) + multi(prefix)
     return FORMS[runtime](mode, prefix)
-
-
-def entry_point(prefix: str) -> str:
-    """`multi`, with a problem instead of an exception for a prefix that cannot be used."""
-    try:
-        return multi(prefix)
-    except ValueError as error:
-        raise OciConfUnavailable(str(error), PREFIX_CURE) from None
 
 
 MODES = {  # by runtime, the first one where none is asked for
@@ -59,7 +51,7 @@ MODES = {  # by runtime, the first one where none is asked for
 }
 
 FORMS: dict[str, Callable[[str, str], str]] = {
-    "multi": lambda mode, prefix: entry_point(prefix),
+    "multi": lambda mode, prefix: multi(prefix),
     "runc": lambda mode, prefix: ocilines.oci("runc", mode),
     "crun": lambda mode, prefix: ocilines.oci("crun", mode),
     "nvidia-container-runtime": lambda mode, prefix: ocilines.oci("nvidia-container-runtime", mode),
@@ -98,14 +90,16 @@ HANDOVER = MULTI.partition('RunTimeRun="')[2].partition("exec ")[0].replace("\\#
 
 
 def multi(prefix: str) -> str:
-    """The multi-runtime form for an installation in `prefix`. Raises ValueError for a path that
-    cannot stand in oci.conf's line."""
+    """The multi-runtime form for an installation in `prefix`. Raises OciConfUnavailable for a path
+    that cannot stand in oci.conf's line."""
     if not prefix.startswith("/") or not set(prefix) <= set(PLAIN):
-        raise ValueError(f"the prefix `{prefix}` has signs that oci.conf or the shell would read")
+        raise OciConfUnavailable(
+            f"the prefix `{prefix}` has signs that oci.conf or the shell would read",
+            "install into an absolute path of nothing but letters A-Z and a-z, digits, and `/._-+@`",
+        )
     return MULTI.replace("PREFIX", prefix)
 
 
-PREFIX_CURE = "install into an absolute path of nothing but letters A-Z and a-z, digits, and `/._-+@`"
 PLAIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/._-+@"
 
 
