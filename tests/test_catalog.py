@@ -1,12 +1,17 @@
 """The catalog: what the plugins say, kept; `slurm_oci.catalog` and `slurm_oci.compiled`."""
 
+import importlib
 import json
+import marshal
 import os
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import OWN_UID, make_stand_in
 
+import slurm_oci
 from slurm_oci import catalog, compiled
 from slurm_oci.problems import RuntimeMissing, SiteInvalid
 
@@ -52,6 +57,25 @@ def test_reading_gives_what_asking_gives(place):
     assert read["runtimes"].get("nothing", 7) == 7
     assert read["order"][0] == "mine"
     assert read["candidates"]["sif"][-1] == ("tool", ["tool"], None)
+
+
+def test_a_plugins_module_is_in_the_one_file_as_it_was_written(tmp_path, monkeypatch):
+    """With what it may rest on: assertions, docstrings, annotations. The program's own go without."""
+    shutil.copytree(Path(slurm_oci.__file__).parent, tmp_path / "slurm_oci")
+    (tmp_path / "mine.py").write_text('def checked(one: int) -> str:\n    """Text."""\n    assert one\n')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = (SimpleNamespace(origin={"module": importlib.import_module("mine").__name__}),)
+    file = compiled.in_one_file(str(tmp_path), SimpleNamespace(found=found))
+    end = 8 + int.from_bytes(file[4:8], "little")
+    *_, core, others = marshal.loads(file[8:end])
+    assert all("__doc__" not in code.co_names for _, _, code in core)
+    path, _, start, size = others["mine"]
+    space = {}
+    exec(marshal.loads(file[end + start : end + start + size]), space)
+    assert (path, space["checked"].__doc__) == ("mine.py", "Text.")
+    assert space["checked"].__annotations__ == {"one": int, "return": str}
+    with pytest.raises(AssertionError):
+        space["checked"](0)
 
 
 def test_the_readable_text_says_the_same(place):

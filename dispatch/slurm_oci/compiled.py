@@ -75,21 +75,22 @@ def in_one_file(library: str, gathered: Gathered) -> bytes:
     The program's own modules are as new as their folder, so that a task need not look at each;
     a runtime's is compared by itself.
     """
-    core = [(name, path, code_of(library, path)) for name, path in map(place, CORE)]
+    core = [(name, path, bare_code_of(library, path)) for name, path in map(place, CORE)]
     others: modules.Others = {}
     rest = b""
 
-    def add(name: str, path: str, signature: "modules.Signature") -> None:
+    def add(name: str, path: str, signature: "modules.Signature", code: CodeType) -> None:
         nonlocal rest
-        code = marshal.dumps(code_of(library, path))
-        others[name] = (path, signature, len(rest), len(code))
-        rest += code
+        packed = marshal.dumps(code)
+        others[name] = (path, signature, len(rest), len(packed))
+        rest += packed
 
     for name, path in map(place, OTHERS):
-        add(name, path, None)
+        add(name, path, None, bare_code_of(library, path))
     for name, path in plugin_modules(library, gathered):
         is_empty = not os.path.getsize(os.path.join(library, path))  # a package's: not worth a call
-        add(name, path, None if is_empty else modules.signature(os.path.join(library, path)))
+        signature = None if is_empty else modules.signature(os.path.join(library, path))
+        add(name, path, signature, code_of(library, path))
     first = next(code for name, _, code in core if name == "slurm_oci.modules")
     folders = [("slurm_oci", modules.signature(os.path.join(library, "slurm_oci")))]
     start = compile(START, os.path.join(library, "start"), "exec")
@@ -112,15 +113,18 @@ def plugin_modules(library: str, gathered: Gathered) -> Iterator[tuple[str, str]
             yield name, os.path.relpath(path, library)
 
 
-def code_of(library: str, path: str, own: bool = True) -> CodeType:
-    """The code of a module; of the program's `own` without what no task reads: docstrings, the
-    annotations of functions, what is there for type checkers alone."""
+def code_of(library: str, path: str) -> CodeType:
+    """The code of somebody's module, as an import has it."""
     place = os.path.join(library, path)
-    with open(place, "rb") as file:
-        tree = ast.parse(file.read(), place)
-    if own:
-        tree = Bare().visit(tree)
-    return compile(tree, place, "exec", dont_inherit=True, optimize=2 if own else 0)
+    return compile(modules.content(place), place, "exec", dont_inherit=True, optimize=0)
+
+
+def bare_code_of(library: str, path: str) -> CodeType:
+    """The code of a module of the program without what no task reads: docstrings, the annotations of
+    functions, what is there for type checkers alone."""
+    place = os.path.join(library, path)
+    tree = Bare().visit(ast.parse(modules.content(place), place))
+    return compile(tree, place, "exec", dont_inherit=True, optimize=2)
 
 
 class Bare(ast.NodeTransformer):
