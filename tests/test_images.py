@@ -24,7 +24,6 @@ from slurm_oci.values import Image, Plan, Settings
 
 NODE = "node1"
 GONE = "node1.{boot}.42.3.5.999999-1"  # no process has this start time
-NO_SITE = {"images": {"cache": "", "limit": 20, "store": "", "owner": ""}}
 
 
 def until(true, seconds: float = 30) -> None:

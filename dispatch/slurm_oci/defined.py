@@ -13,9 +13,9 @@ def runtime(name: str, run: list[str], accepts: list[str], summary: str) -> Runt
     template = tuple(run)
 
     def plan(container: Container) -> Plan:
-        spool, env_file = container.request.spool, container.job.env_from
+        env_file = container.job.env_from
         fields = Fields.of(
-            container.request.replace(bundle=container.image.path or container.image.name, spool=spool),
+            container.request.replace(bundle=container.image.path or container.image.name),
             cwd=container.job.cwd,
             env_file=env_file if env_file.startswith("/") else "",
             rootfs=container.image.root,

@@ -17,7 +17,7 @@ HEAD = "# Slurm's Containers Guide (SchedMD), {title}, as printed there. `lint` 
 
 
 def example(runtime: str, mode: str = "run") -> str:
-    """The guide's file for `runtime`, a name of `ociconf.RUNTIMES`."""
+    """The guide's file for `runtime`, a name of `ociconf.MODES`."""
     title, lines = EXAMPLES.get(runtime) or (f"{runtime}, {mode}", oci(runtime, mode))
     return "\n".join((HEAD.format(title=title), *lines, *scripts(runtime), ""))
 

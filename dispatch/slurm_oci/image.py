@@ -118,7 +118,7 @@ def is_bare(text: str) -> bool:
     return letters.isalnum() and text.isascii() and text[0].isalnum()
 
 
-def kind_of(path: str, said: str = "") -> str:
+def kind_of(path: str, said: str) -> str:
     """The kind of what is at `path`. `said`: what the user says an archive is, it can be both."""
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):

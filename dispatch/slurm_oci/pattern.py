@@ -123,21 +123,13 @@ class Fields(Value):
     pid: int = NO_PID
 
     @classmethod
-    def of(
-        cls, request: Request, *, cwd: str, env_file: str = "", rootfs: str = "", pid: int = NO_PID
-    ) -> "Self":
+    def of(cls, request: Request, *, cwd: str, env_file: str = "", rootfs: str = "") -> "Self":
         """The fields of a task that is to be started now.
 
         Without a `rootfs`, it is the bundle, as in Slurm where no config.json names one. An
         `env_file` that does not exist is the empty text.
         """
-        return cls(
-            **request.as_dict(),
-            cwd=cwd,
-            env_file=env_file,
-            rootfs=rootfs or request.bundle,
-            pid=pid,
-        )
+        return cls(**request.as_dict(), cwd=cwd, env_file=env_file, rootfs=rootfs or request.bundle)
 
     @classmethod
     def in_slurm(

@@ -20,7 +20,6 @@ from slurm_oci import installed_slurm
 from slurm_oci.problems import Problem, visible
 from slurm_oci.templates import free_name
 
-TOOLS = ("docker", "podman")
 STORAGE = "%h/containers"  # where the images are kept; the letters are systemd's
 DOCKERD = "dockerd-rootless.sh"
 CONTRIB = "/usr/share/docker.io/contrib"  # where Debian's docker.io has Docker's own scripts

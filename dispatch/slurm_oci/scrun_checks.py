@@ -36,7 +36,7 @@ def checks(tool: str, place: Place, in_job: bool = False) -> Iterator[Finding]:
     if not in_job:
         yield from slurm(place)
         yield from storage(place)
-    yield from (of_podman if tool == "podman" else of_docker)(place, in_job)
+    yield from of_podman(place, in_job) if tool == "podman" else of_docker(place)
 
 
 def written(tool: str, place: Place, in_job: bool) -> Iterator[Finding]:
@@ -225,7 +225,7 @@ def of_podman(place: Place, in_job: bool) -> Iterator[Finding]:
         )
 
 
-def of_docker(place: Place, in_job: bool) -> Iterator[Finding]:
+def of_docker(place: Place) -> Iterator[Finding]:
     """What Docker's own check says, and the daemon where there is one."""
     tool = contributed("dockerd-rootless-setuptool.sh")
     mine = place.user is not None and place.user.pw_uid == os.geteuid()

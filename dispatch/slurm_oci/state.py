@@ -22,7 +22,7 @@ NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)  # nothing 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def roots(uid: int, base: str = BASE) -> "Iterator[str]":
+def roots(uid: int, base: str) -> "Iterator[str]":
     """The places where the user's state root may be, best first; not all of them exist."""
     yield os.path.join(base, str(uid))
     yield f"/run/user/{uid}/slurm-oci"
@@ -39,7 +39,7 @@ class usual_umask:
         os.umask(self.jobs)
 
 
-def existing(uid: int, base: str = BASE) -> "Iterator[str]":
+def existing(uid: int, base: str) -> "Iterator[str]":
     """The state roots that the user has on this node."""
     for folder in roots(uid, base):
         if is_private(folder, uid):
@@ -48,7 +48,7 @@ def existing(uid: int, base: str = BASE) -> "Iterator[str]":
         yield from fresh(shared, uid)
 
 
-def root(uid: int, base: str = BASE) -> str:
+def root(uid: int, base: str) -> str:
     """The user's state root on this node, made if need be: his own and closed to others.
 
     Raises StateUnavailable.
@@ -143,14 +143,14 @@ def name(request: Request, pid: int) -> str:
     return f"{request.node.replace('/', '_')}.{boot_id()}.{step}.{pid}-{started}"
 
 
-def propose(request: Request, base: str = BASE) -> str:
+def propose(request: Request, base: str) -> str:
     """Where the private directory of this process would be; nothing is made."""
     uid = request.uid
     known = [folder for folder in roots(uid, base) if os.path.isdir(os.path.dirname(folder))]
     return os.path.join(known[0] if known else f"/tmp/slurm-oci-{uid}.RANDOM", name(request, os.getpid()))
 
 
-def place(request: Request, base: str = BASE) -> str:
+def place(request: Request, base: str) -> str:
     """Where the private directory of this process is to be made: in the user's state root, which
     is there afterwards. Raises StateUnavailable."""
     return os.path.join(root(request.uid, base), name(request, os.getpid()))

@@ -130,9 +130,6 @@ class Image(Value):
         listed = self.config.get("process", {}).get("env") or ()
         return dict(entry.partition("=")[::2] for entry in listed)
 
-    def __str__(self) -> str:
-        return f"{self.name} ({self.kind})"
-
 
 class Mount(Value):
     """A bind mount. A wish is carried out or refused; what is none is left out where impossible."""
