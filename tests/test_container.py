@@ -266,6 +266,12 @@ def test_a_name_that_the_image_lacks_is_named(root):
     ]
 
 
+def test_an_empty_part_of_path_is_the_directory_that_the_command_starts_in(root):
+    """As for a shell inside."""
+    asked = {"env": {"PATH": ":/bin"}, "env_profile": "all", "workdir": "/opt/tools/bin"}
+    assert built(root, "tool", **asked).command == ("tool",)
+
+
 def test_a_name_that_can_be_where_nobody_sees_it_is_left_to_the_runtime(root, host):
     """In a mount, or in a PATH that the image sets where apptainer and enroot read it."""
     in_mount = {"mounts": (wish(host, "/usr/local"),)}

@@ -134,12 +134,11 @@ def test_links_never_lead_out_of_the_image(tmp_path):
 
 def test_a_command_is_looked_up_as_a_shell_inside_would(root):
     """In the directories of PATH in order; directories of the name are no commands."""
-    assert find_command(str(root), "tool", "/nothing:/usr:/usr/bin:/usr/lib") == "/usr/bin/tool"
-    assert find_command(str(root), "bin", "/usr") == ""
-    assert find_command(str(root), "/via", "/usr") == "/via"
-    assert find_command(str(root), "bin/tool", "/usr", "/usr") == "/usr/bin/tool"
+    assert find_command(str(root), "tool", "/nothing:/usr:/usr/bin:/usr/lib", "/") == "/usr/bin/tool"
+    assert find_command(str(root), "bin", "/usr", "/") == ""
+    assert find_command(str(root), "via", "/:/usr", "/usr") == "/via"
     assert find_command(str(root), "tool", ":/etc", "/usr/lib") == "/usr/lib/tool"
-    assert find_command(str(root), "dangling", "/") == ""
+    assert find_command(str(root), "dangling", "/", "/") == ""
 
 
 def test_mount_points_that_are_there_need_no_cover(root):

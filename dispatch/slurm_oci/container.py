@@ -264,15 +264,19 @@ def workdir_in(container: Container) -> tuple[str, tuple[str, ...]]:
 
 def no_workdir(container: Container) -> tuple[str, tuple[str, ...]]:
     """`/` and a note for a default that cannot be had. Raises SettingRefused for a wish."""
-    workdir = container.workdir
     if container.workdir_wished:
-        raise problems.SettingRefused(
-            f"{container.settings.origins['workdir']} is `{workdir}`, which is not in"
-            f" `{container.image.name}`",
-            f"mount it, as in SLURM_OCI_MOUNTS={workdir}:{workdir}, or name a directory of the image",
-        )
+        raise workdir_missing(container)
     why = "the image has no" if container.image.root else "a file cannot be searched for"
-    return "/", (f"the command starts in `/`: {why} `{workdir}`",)
+    return "/", (f"the command starts in `/`: {why} `{container.workdir}`",)
+
+
+def workdir_missing(container: Container) -> problems.Problem:
+    """What is wrong where the directory that was asked for is not there."""
+    workdir = container.workdir
+    return problems.SettingRefused(
+        f"{container.settings.origins['workdir']} is `{workdir}`, which is not in `{container.image.name}`",
+        f"mount it, as in SLURM_OCI_MOUNTS={workdir}:{workdir}, or name a directory of the image",
+    )
 
 
 def require_utf8(runtime: str, container: Container) -> None:

@@ -7,6 +7,7 @@
 import os
 
 from slurm_oci import problems
+from slurm_oci.container import workdir_missing
 from slurm_oci.job import STANDARD_PATH, content
 from slurm_oci.problems import Problem, nearest
 from slurm_oci.rootfs import find_command, is_below, resolve
@@ -35,7 +36,7 @@ def command(container: Container, is_argument: bool) -> tuple[str, ...]:
     if (folder and not program.startswith("/")) or (is_argument and not is_found_by_srun):
         return container.command
     path = container.env.get("PATH") or container.image.env.get("PATH") or STANDARD_PATH
-    inside = find_command(root, name, path) if name else ""
+    inside = find_command(root, name, path, container.workdir) if name else ""
     if inside and (not folder or in_image):
         return (inside if folder else name, *arguments)
     if not folder and may_be_elsewhere(name, path, container):
@@ -53,7 +54,9 @@ def may_be_elsewhere(name: str, path: str, container: Container) -> bool:
             return True
     if container.env.get("PATH") or container.image.env.get("PATH"):
         return False
-    return resolve(root, OF_APPTAINER)[1] or bool(find_command(root, name, path_of_enroot(root)))
+    of_enroot = path_of_enroot(root)
+    is_enroots = bool(of_enroot and find_command(root, name, of_enroot, container.workdir))
+    return is_enroots or resolve(root, OF_APPTAINER)[1]
 
 
 def path_of_enroot(root: str) -> str:
@@ -118,12 +121,7 @@ def required(container: Container, root: str, path: str) -> tuple[Required, ...]
     outside = tuple(mount.target for mount in container.mounts)
     found = []
     if container.workdir_wished:
-        label, name = container.settings.origins["workdir"], container.image.name
-        problem = problems.SettingRefused(
-            f"{label} is `{workdir}`, which is not in `{name}`",
-            f"mount it, as in SLURM_OCI_MOUNTS={workdir}:{workdir}, or name a directory of the image",
-        )
-        found.append(Required(root, (workdir + "/",), outside, problem))
+        found.append(Required(root, (workdir + "/",), outside, workdir_missing(container)))
     if program.startswith("/"):
         places = [program]
     elif "/" in program:

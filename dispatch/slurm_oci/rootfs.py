@@ -50,14 +50,11 @@ def missing(done: list[str], part: str, todo: list[str]) -> tuple[str, bool]:
     return "/" + "/".join(name for name in [*done, part, *reversed(todo)] if name not in ("", ".")), False
 
 
-def find_command(root: str, command: str, path: str, cwd: str = "/") -> str:
-    """Where `command` is in the container: as it is if it holds a `/`, else in the directories of
-    `path`. Empty where it is not."""
-    if "/" in command:
-        candidates = [os.path.join(cwd, command)]
-    else:
-        candidates = [os.path.join(folder or cwd, command) for folder in path.split(":")]
-    for candidate in candidates:
+def find_command(root: str, name: str, path: str, workdir: str) -> str:
+    """Where the program `name` is in the container: in the directories of `path`, of which an empty one
+    is `workdir`. Empty where it is not."""
+    for folder in path.split(":"):
+        candidate = os.path.join(folder or workdir, name)
         inside, there = resolve(root, candidate)
         if there and not os.path.isdir(root + inside):
             return candidate

@@ -163,23 +163,18 @@ def make(path: str, node: str) -> int:
     who cannot see the process because they are in another pid namespace. Raises StateUnavailable.
     """
     remove_left_over(os.path.dirname(path), node)
+    cure = "the site: `slurm-oci-plugins doctor` tries that place; `state` in site.toml names another"
     while True:
         try:
             with usual_umask():
                 os.mkdir(path, 0o700)
         except OSError as error:
-            raise problems.StateUnavailable(
-                f"cannot make `{path}`: {error.strerror}",
-                "the site: `slurm-oci-plugins doctor` tries that place; `state` in site.toml names another",
-            ) from None
+            raise problems.StateUnavailable(f"cannot make `{path}`: {error.strerror}", cure) from None
         try:
             descriptor = os.open(path, FOLDER)
         except OSError as error:
             remove(path)
-            raise problems.StateUnavailable(
-                f"cannot enter `{path}`: {error.strerror}",
-                "the site: `slurm-oci-plugins doctor` tries that place; `state` in site.toml names another",
-            ) from None
+            raise problems.StateUnavailable(f"cannot enter `{path}`: {error.strerror}", cure) from None
         lock(descriptor, wait=True)
         if os.path.isdir(path):
             return descriptor
