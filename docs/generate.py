@@ -15,6 +15,7 @@ import pkgutil
 import re
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,6 @@ CURES = {
     "… made no root file system of `…`": [LAST_LINES],
     "`…` cannot be unpacked: …": [LAST_LINES],
     "no template is called `…`": ["did you mean `…`?", "`slurm-oci-plugins template` lists them"],
-    "nothing on this node can unpack `…`, of kind …": ["…: needs …", "the site: install one of these"],
     "the catalog cannot be compiled": [LAST_LINES],
     "there is no place for the task's private directory": [
         "each place that was tried, and why it cannot be used"
@@ -95,26 +95,22 @@ AREAS = {
 
 
 def main(words: list[str]) -> int:
-    stale = 0
-    for path in sorted(page for pattern in PAGES for page in PROJECT.glob(pattern)):
-        old = path.read_text(encoding="utf-8")
-        new = PART.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]()}\n{part[3]}", old)
-        new = ROFF_PART.sub(lambda part: f"{part[1]}{PARTS[part[2]]()}\n{part[3]}", new)
-        if new != old:
-            stale += 1
-            print(path.relative_to(PROJECT))
-            if "--check" not in words:
-                path.write_text(new, encoding="utf-8")
-    picture = PROJECT / "docs" / "session.svg"
-    new = recording.svg(
-        PROJECT / "docs" / "howto-first-job.md", "on a fresh machine", "slurm-oci-plugins explain"
-    )
-    if not picture.exists() or new != picture.read_text(encoding="utf-8"):
-        stale += 1
-        print(picture.relative_to(PROJECT))
+    stale = [(path, new) for path, new in made() if not path.exists() or path.read_text("utf-8") != new]
+    for path, new in stale:
+        print(path.relative_to(PROJECT))
         if "--check" not in words:
-            picture.write_text(new, encoding="utf-8")
+            path.write_text(new, encoding="utf-8")
     return 1 if stale and "--check" in words else 0
+
+
+def made() -> Iterator[tuple[Path, str]]:
+    """Every page as it must be, and the picture."""
+    for path in sorted(page for pattern in PAGES for page in PROJECT.glob(pattern)):
+        text = PART.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]()}\n{part[3]}", path.read_text("utf-8"))
+        yield path, ROFF_PART.sub(lambda part: f"{part[1]}{PARTS[part[2]]()}\n{part[3]}", text)
+    page = PROJECT / "docs" / "howto-first-job.md"
+    picture = recording.svg(page, "on a fresh machine", "slurm-oci-plugins explain")
+    yield PROJECT / "docs" / "session.svg", picture
 
 
 def commands() -> str:
@@ -165,6 +161,8 @@ def known_runtimes() -> list[Runtime]:
 def errors() -> str:
     """Every class of problem by the part that is at fault, with the cures that the code gives."""
     cures = cures_in_the_code()
+    unread = CURES.keys() - {message for known in cures.values() for message, hints in known if not hints}
+    assert not unread, f"CURES has rows for messages that are gone, or have hints of their own: {unread}"
     lines = []
     for area, title in AREAS.items():
         lines += [f"## {title}", ""]
