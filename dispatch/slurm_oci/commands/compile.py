@@ -15,10 +15,8 @@ def command(prefix: str) -> None:
     /etc/cdi or /var/run/cdi: tasks take from the catalog what they say.
     """
     from slurm_oci.compiled import write
+    from slurm_oci.execute import warn
     from slurm_oci.misfits import misfits
-
-    def warn(text: str) -> None:
-        click.echo(f"slurm-oci: warning: {text}", err=True)
 
     gathered = write(prefix, warn)
     for aside in gathered.aside:

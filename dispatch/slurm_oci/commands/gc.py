@@ -23,6 +23,7 @@ def command(prefix: str, dry_run: bool, job: int | None, node: str | None, as_js
     could not be removed.
     """
     from slurm_oci import gc, site
+    from slurm_oci.execute import warn
     from slurm_oci.problems import visible
 
     settings = site.read(os.path.join(prefix, site.NAME))
@@ -42,5 +43,5 @@ def command(prefix: str, dry_run: bool, job: int | None, node: str | None, as_js
         told = f"something is left over on this machine of node {name}: `{words}`"
         click.echo(f"slurm-oci: {visible(told)}", err=True)
     for line in found.wrong:
-        click.echo(f"slurm-oci: warning: {visible(line)}", err=True)
+        warn(line)
     sys.exit(1 if found.wrong or not (dry_run or all(left.removed for left in found.left)) else 0)

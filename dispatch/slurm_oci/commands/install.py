@@ -23,6 +23,7 @@ def command(ctx: click.Context, prefix: str | None, python: str | None) -> None:
     """
     from slurm_oci import installation
     from slurm_oci.cli import data_folder
+    from slurm_oci.execute import warn
     from slurm_oci.misfits import misfits
 
     assert ctx.parent is not None
@@ -31,9 +32,9 @@ def command(ctx: click.Context, prefix: str | None, python: str | None) -> None:
     gathered, notes = installation.install(prefix, python, data_folder("opt"), data_folder("user_templates"))
     click.echo(f"installed in {prefix}, run by {python}, {len(gathered.found)} runtimes")
     for aside in gathered.aside:
-        click.echo(f"slurm-oci: warning: {aside.name} ({aside.source}): {aside.reason}", err=True)
+        warn(f"{aside.name} ({aside.source}): {aside.reason}")
     for misfit in misfits(gathered):
-        click.echo(f"slurm-oci: warning: {misfit}", err=True)
+        warn(str(misfit))
     for note in notes:
         click.echo(f"note: {note}")
     click.echo(f"next: copy or link {prefix}/oci.conf beside slurm.conf on every node")

@@ -23,8 +23,8 @@ def command(prefix: str, as_json: bool) -> None:
     import attrs
 
     from slurm_oci import cache, plugins, site
+    from slurm_oci.execute import warn
     from slurm_oci.misfits import misfits
-    from slurm_oci.problems import visible
 
     gathered = plugins.gather(prefix)
     path, places = os.path.join(prefix, site.NAME), site.positions(os.path.join(prefix, site.NAME))
@@ -45,7 +45,7 @@ def command(prefix: str, as_json: bool) -> None:
     else:
         click.echo("\n".join([*lines(shown), click.style("what jobs get", bold=True), *lines(settings)]))
         for misfit in found:
-            click.echo(f"slurm-oci: warning: {visible(str(misfit))}", err=True)
+            warn(str(misfit))
     sys.exit(1 if found else 0)
 
 
