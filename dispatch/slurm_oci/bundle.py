@@ -3,6 +3,7 @@
 import os
 
 from slurm_oci import plainjson, problems
+from slurm_oci.container import HOST
 from slurm_oci.modules import content
 from slurm_oci.rootfs import is_below
 from slurm_oci.values import TYPE_CHECKING, Image, Mount
@@ -57,7 +58,7 @@ def own_mounts(image: Image) -> tuple[Mount, ...]:
     found = []
     for mount in image.config.get("mounts", []):
         target = os.path.normpath(mount["destination"])
-        if is_bind(mount) and not any(is_below(target, folder) for folder in ("/dev", "/proc", "/sys")):
+        if is_bind(mount) and not any(is_below(target, folder) for folder in HOST):
             source = os.path.normpath(os.path.join(image.path, mount.get("source", "")))
             readonly = "ro" in mount.get("options", [])
             found.append(Mount(source, target, readonly, True, "the bundle's config.json"))

@@ -19,6 +19,7 @@ import attrs
 
 from slurm_oci import bundle, importers, importing, rootfs, state
 from slurm_oci.choose import find_executable
+from slurm_oci.container import HOST
 from slurm_oci.image import KINDS, classify
 from slurm_oci.importers import RESULT, SOURCE, Importer
 from slurm_oci.job import STANDARD_PATH
@@ -314,9 +315,6 @@ def whoever_asks() -> Job:
 
 DEFAULTS: Mapping[str, Any] = {"args": ["/bin/sh"], "env": [], "cwd": "/"}
 RUNTIME_SPECIFICATION = "1.0.2"
-# The host's own: a new procfs, sysfs or /dev needs namespaces that a job has not, and MPI and GPUs
-# need what is in there.
-HOST = ("/dev", "/proc", "/sys")
 
 
 def write_config(way: Way, work: str, user: pwd.struct_passwd) -> None:
@@ -340,7 +338,8 @@ def config(process: Mapping[str, Any], user: pwd.struct_passwd) -> dict[str, Any
 
     Source: the OCI Runtime Specification, config.md; `runc spec --rootless`.
     """
-    # Nothing but rbind: another option would be a remount, which a user may not do to the host's.
+    # A new procfs, sysfs or /dev needs namespaces that a job has not, and MPI and GPUs need what is in the
+    # host's. Nothing but rbind: another option would be a remount, which a user may not do to these.
     mounts = [{"destination": path, "type": "none", "source": path, "options": ["rbind"]} for path in HOST]
     return {
         "ociVersion": RUNTIME_SPECIFICATION,
