@@ -186,11 +186,11 @@ def test_a_slurm_client_gets_what_it_needs_of_the_node(root, node):
 
 
 def test_munge_s_socket_is_where_the_configuration_says(root, node):
-    """By AuthInfo in slurm.conf."""
+    """By AuthInfo in slurm.conf, or in a file that it includes."""
     (node / "own").mkdir()
     (node / "own/socket").write_text("")
-    text = f'ClusterName=x\nAuthInfo="ttl=60,socket={node}/own/socket"\n'
-    (node / "etc/slurm/slurm.conf").write_text(text)
+    (node / "etc/slurm/slurm.conf").write_text("ClusterName=x\nInclude auth.conf\n#AuthInfo=socket=/no\n")
+    (node / "etc/slurm/auth.conf").write_text(f'AuthInfo="ttl=60,socket={node}/own/socket"\n')
     assert clients(root, node) == ["etc/hosts", "etc/slurm", "own"]
 
 

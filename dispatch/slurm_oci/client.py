@@ -6,7 +6,7 @@ who the users are; and how the controller's name is looked up.
 
 import os
 
-from slurm_oci import problems
+from slurm_oci import problems, slurm_conf
 from slurm_oci.values import TYPE_CHECKING, Job, Mount, Settings
 
 if TYPE_CHECKING:
@@ -51,14 +51,6 @@ def configuration(job: Job, label: str) -> str:
 def sockets(conf: str) -> list[str]:
     """Where they may be: munge's where the configuration says (slurm.conf(5), AuthInfo), and slurmd's."""
     munge, slurmd = SOCKETS
-    try:
-        with open(conf, "rb") as file:
-            lines = file.read().decode("utf-8", "replace").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        name, _, value = line.partition("=")
-        if name.strip().lower() == "authinfo":
-            for part in value.strip().strip('"').split(","):
-                munge = part.removeprefix("socket=") if part.startswith("socket=") else munge
+    for part in slurm_conf.value(conf, "AuthInfo").split(","):
+        munge = part.removeprefix("socket=") if part.startswith("socket=") else munge
     return [munge, slurmd]

@@ -28,7 +28,7 @@ OTHERS = (
     *("advice", "archive", "breakage", "bundle", "cache", "cdi", "claims", "client", "cover", "defined"),
     *("definition", "image_problems", "images", "importers", "importing", "line", "log", "lookup", "mpi"),
     "pattern",
-    *("plainjson", "policy", "positions", "secret", "state", "supervise", "trust"),
+    *("plainjson", "policy", "positions", "secret", "slurm_conf", "state", "supervise", "trust"),
 )
 
 # What `run` executes when it has read the file: in its own words, which Python need not compile then.

@@ -9,14 +9,13 @@ Sources: Slurm's src/plugins/mpi/pmi2 and mpi/pmix; oci.conf(5), MountSpoolDir.
 
 import os
 
-from slurm_oci import problems
+from slurm_oci import problems, slurm_conf
 from slurm_oci.values import TYPE_CHECKING, Container, Job, Mount, Request, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 WITHOUT = "if the command uses no MPI, take nothing of it: srun --mpi=none"
-DEEPEST = 20  # of files that include files, as in `slurm_oci.conf`
 OFFERS = {"PMI_JOBID": "PMI2", "PMIX_NAMESPACE": "PMIx"}
 
 
@@ -43,30 +42,7 @@ def is_wish(request: Request, env: "Mapping[str, str]") -> bool:
 
 def default() -> str:
     """MpiDefault in slurm.conf(5), which Slurm names in our own environment, or in what it includes."""
-    return default_in(os.environ.get("SLURM_CONF", "/etc/slurm/slurm.conf")) or "none"
-
-
-def default_in(path: str, depth: int = 0) -> str:
-    """The last MpiDefault that Slurm sees in this file; empty where there is none, or no such file.
-
-    The rules are those of `slurm_oci.conf`, which reads all of a file and needs more for it.
-    """
-    found = ""
-    try:
-        with open(path, "rb", 0) as file:
-            lines = file.read().splitlines()
-    except OSError:
-        return found
-    for line in lines:
-        start = line[:7].lower()
-        if start == b"include" and line[7:8].isspace() and depth < DEEPEST:
-            named = os.fsdecode(line[7:].split(None, 1)[0]) if line[7:].strip() else ""
-            found = default_in(os.path.join(os.path.dirname(path), named), depth + 1) or found
-        elif b"=" in line and b"mpidefault" in line.lower():
-            name, _, value = line.partition(b"#")[0].partition(b"=")
-            if name.strip().lower() == b"mpidefault":
-                found = os.fsdecode(value.strip().strip(b'"'))
-    return found
+    return slurm_conf.value(os.environ.get("SLURM_CONF", "/etc/slurm/slurm.conf"), "MpiDefault") or "none"
 
 
 def descriptors(request: Request, env: "Mapping[str, str]") -> int:
