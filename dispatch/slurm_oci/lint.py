@@ -2,7 +2,7 @@
 
 A finding has a code that stays, one of three severities, the reason and the cure. `rejected`: Slurm
 does not read the file, or ends each task that needs it. `critical`: one user can act as root or as
-another user. `warning`: it works, or seems to, other than meant.
+another user. `warning`: it works differently from what was meant, or only seems to work.
 """
 
 import glob
