@@ -20,7 +20,7 @@ from test_cli import ask
 
 from slurm_oci import across
 from slurm_oci import doctor as doctors
-from slurm_oci.checks import Finding, installation, last_line, tiny, tried, user
+from slurm_oci.checks import Finding, file_system, installation, last_line, tiny, tried, user
 from slurm_oci.checks import slurm as slurm_checks
 from slurm_oci.commands.doctor import show_nodes
 from slurm_oci.conf import read
@@ -116,6 +116,7 @@ def test_our_own_error_line_counts_more_than_a_later_one():
     assert last_line("x\nslurm-oci: error: no [code]\n  hint\n") == "no [code]"
     assert last_line("first\n\nlast\n\n") == "last"
     assert last_line("") == "it printed nothing"
+    assert last_line("\x1b[31mred\x1b[0m\n") == "red"
 
 
 # The command
@@ -489,3 +490,25 @@ def test_when_no_node_answers_that_is_an_error(slurm):
     ended = ask(slurm, "doctor", "--across", "false")
     assert (ended.status, ended.code) == (1, "nobody-answered")
     assert f"{slurm.prefix}/bin/slurm-oci-plugins" in ended.err
+
+
+def test_a_file_system_is_known_by_its_kind():
+    """/proc/self/mountinfo says what is where."""
+    mounts = Path("/proc/self/mountinfo").read_text()
+    shm = subprocess.run(
+        ["stat", "-f", "-c", "%T", "/dev/shm"], capture_output=True, text=True
+    ).stdout.strip()
+    if shm != "tmpfs" or " /dev/shm " not in mounts:
+        pytest.skip("/dev/shm is no tmpfs of its own here")
+    assert file_system("/dev/shm/not/there/yet") == "tmpfs"
+
+
+def test_mount_points_are_read_with_blanks_and_letters_of_any_language(tmp_path, monkeypatch):
+    """The kernel writes the blanks as numbers, and the letters as they are (proc(5))."""
+    (tmp_path / "Büro 1").mkdir()
+    table = tmp_path / "mountinfo"
+    table.write_text(
+        f"1 0 0:1 / / rw - ext4 /dev/root rw\n2 1 0:2 / {tmp_path}/Büro\\0401 rw - nfs4 server:/ rw\n"
+    )
+    monkeypatch.setattr("slurm_oci.checks.MOUNTINFO", str(table))
+    assert file_system(f"{tmp_path}/Büro 1/images") == "nfs4"

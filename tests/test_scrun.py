@@ -4,7 +4,6 @@ import json
 import os
 import pwd
 import shutil
-import subprocess
 import tempfile
 import tomllib
 from pathlib import Path
@@ -160,25 +159,3 @@ def test_the_check_names_what_is_missing(tmp_path):
     (tmp_path / "slurm.conf").write_text("ClusterName=x\n")
     states = {finding.check: finding.state for finding in scrun_checks.slurm(place)}
     assert states == {"scrun": "failed", "auth-type": "ok", "oci-conf": "ok"}
-
-
-def test_the_check_knows_file_systems_that_no_other_node_sees():
-    """/proc/self/mountinfo says what is where."""
-    mounts = Path("/proc/self/mountinfo").read_text()
-    shm = subprocess.run(
-        ["stat", "-f", "-c", "%T", "/dev/shm"], capture_output=True, text=True
-    ).stdout.strip()
-    if shm != "tmpfs" or " /dev/shm " not in mounts:
-        pytest.skip("/dev/shm is no tmpfs of its own here")
-    assert scrun_checks.file_system("/dev/shm/not/there/yet") == "tmpfs"
-
-
-def test_the_check_reads_mount_points_with_blanks_and_letters_of_any_language(tmp_path, monkeypatch):
-    """The kernel writes the blanks as numbers, and the letters as they are (proc(5))."""
-    (tmp_path / "Büro 1").mkdir()
-    table = tmp_path / "mountinfo"
-    table.write_text(
-        f"1 0 0:1 / / rw - ext4 /dev/root rw\n2 1 0:2 / {tmp_path}/Büro\\0401 rw - nfs4 server:/ rw\n"
-    )
-    monkeypatch.setattr(scrun_checks, "MOUNTINFO", str(table))
-    assert scrun_checks.file_system(f"{tmp_path}/Büro 1/images") == "nfs4"

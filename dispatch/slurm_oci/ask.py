@@ -1,4 +1,4 @@
-"""Asking a program what it is: the one place where one is started to find something out."""
+"""Asking a runtime what it is, in the same words for every user."""
 
 import os
 import pwd

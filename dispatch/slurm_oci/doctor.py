@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import attrs
 
 import slurm_oci
-from slurm_oci import accepted, gc, log, plugins
+from slurm_oci import accepted, gc, installed_slurm, log, plugins
 from slurm_oci.checks import (
     FAILED,
     WARNING,
@@ -62,7 +62,7 @@ def examine(prefix: str, name: str = "") -> Report:
     findings = (*as_user(prefix, name), *slurm.checks(prefix), *installation.checks(prefix))
     order = [group.GROUP.name for group in (kernel, user, slurm, installation, runtimes)]
     findings = tuple(sorted(findings, key=lambda finding: order.index(finding.group)))
-    return Report(gc.this_node(), name or pwd_name(os.geteuid()), findings)
+    return Report(installed_slurm.this_node(), name or pwd_name(os.geteuid()), findings)
 
 
 def pwd_name(uid: int) -> str:

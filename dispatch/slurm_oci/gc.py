@@ -11,7 +11,6 @@ import pwd
 import re
 import select
 import signal
-import socket
 import stat
 import time
 from typing import NoReturn
@@ -65,11 +64,6 @@ class Wanted:
     dry_run: bool = False
     cache: str = ""  # site.toml's `cache` in [images]
     limit: int = 0  # GiB, its `limit`
-
-
-def this_node() -> str:
-    """The node's name as Slurm has it in steps, prolog and epilog, else the host's."""
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname().partition(".")[0]
 
 
 def collect(wanted: Wanted, seconds: float = SECONDS) -> Found:

@@ -1,6 +1,7 @@
 """The Slurm on this machine."""
 
 import os
+import socket
 import subprocess
 
 from slurm_oci.client import CONFIGURATIONS
@@ -25,6 +26,11 @@ def found() -> Version | None:
         return Version.parse(done.stdout)
     except (OSError, subprocess.CalledProcessError, ValueError):
         return None
+
+
+def this_node() -> str:
+    """The node's name as Slurm has it in steps, prolog and epilog, else the host's."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname().partition(".")[0]
 
 
 def folder() -> str:

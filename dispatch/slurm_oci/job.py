@@ -41,19 +41,24 @@ def read(request: Request, environ: "Mapping[str, str]", trace: "list[Step]") ->
     user, home, shell = passwd_entry(request, notes)
     env, source, why = environment(request, environ)
     if env is None:
-        env = {
-            "HOME": home,
-            "USER": user,
-            "LOGNAME": user,
-            "SHELL": shell,
-            "PATH": STANDARD_PATH,
-            "SLURM_JOB_ID": str(request.job),
-            "SLURM_STEP_ID": str(request.step),
-            "SLURM_LOCALID": str(request.task),
-        }
+        env = least(request, user, home, shell)
     trace.append(("environment", source, why))
     env = {name: value for name, value in env.items() if name not in OWN}
     return Job(env, source, directory(trace), user, home, shell, tuple(notes))
+
+
+def least(request: Request, user: str, home: str, shell: str) -> dict[str, str]:
+    """The variables of a task of whose job nothing else is known."""
+    return {
+        "HOME": home,
+        "USER": user,
+        "LOGNAME": user,
+        "SHELL": shell,
+        "PATH": STANDARD_PATH,
+        "SLURM_JOB_ID": str(request.job),
+        "SLURM_STEP_ID": str(request.step),
+        "SLURM_LOCALID": str(request.task),
+    }
 
 
 def directory(trace: "list[Step]") -> str:

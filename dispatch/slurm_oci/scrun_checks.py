@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import stat
 import subprocess
@@ -11,16 +10,13 @@ from collections.abc import Iterator
 import attrs
 
 from slurm_oci import accepted
-from slurm_oci.checks import Finding, Group
-from slurm_oci.conf import Conf, read
-from slurm_oci.container import MOUNTINFO, unescaped
-from slurm_oci.rootfs import is_below
+from slurm_oci.checks import NETWORK, Finding, Group, file_system, last_line
+from slurm_oci.checks.slurm import conf_of
 from slurm_oci.scrun import Place, content, contributed, files
 
 FEW = 64  # of podman's locks: each container, pod and volume takes one
 SUBORDINATE = 65536  # ids, the usual range; images have files of any id below it
 ON_THIS_HOST = ("tmpfs", "ramfs", "overlay", "squashfs")  # file systems that no other node sees
-NETWORK = ("nfs", "nfs4", "lustre", "gpfs", "ceph", "beegfs", "cifs", "glusterfs", "fuse.glusterfs", "9p")
 SECONDS = 60
 
 found = Group("scrun")
@@ -121,7 +117,7 @@ def slurm(place: Place) -> Iterator[Finding]:
             "AuthType=auth/munge in slurm.conf",
         )
     path = os.path.join(place.slurm, "oci.conf")
-    oci = conf_of(path)
+    oci = conf_of(path, accepted.KEYS)
     line = oci.value("RunTimeRun") if oci else ""
     if oci is None:
         yield found.failed(
@@ -135,13 +131,6 @@ def slurm(place: Place) -> Iterator[Finding]:
             f"`{path}` has not slurm-oci's line, and no other runs Docker's and Podman's bundles as they are",
             "`slurm-oci-plugins oci-conf`, here and on every node",
         )
-
-
-def conf_of(path: str) -> Conf | None:
-    try:
-        return read(path, accepted.KEYS) if path.endswith("oci.conf") else read(path)
-    except OSError:
-        return None
 
 
 def storage(place: Place) -> Iterator[Finding]:
@@ -162,20 +151,6 @@ def storage(place: Place) -> Iterator[Finding]:
             f"`{path}` is on {kind or 'an unknown file system'}: jobs find it if every node sees it there",
             "--storage on a shared file system",
         )
-
-
-def file_system(path: str) -> str:
-    """The type of the file system that `path` is on, or its nearest parent that is there."""
-    while not os.path.lexists(path) and path != "/":
-        path = os.path.dirname(path)
-    path = os.path.realpath(path)
-    best = ("", "")
-    for line in (content(MOUNTINFO) or "").splitlines():
-        fields, _, rest = line.partition(" - ")
-        point = unescaped(fields.split()[4])
-        if is_below(path, point) and len(point) >= len(best[0]):
-            best = (point, rest.split()[0])
-    return best[1]
 
 
 def of_podman(place: Place, in_job: bool) -> Iterator[Finding]:
@@ -317,8 +292,3 @@ def asked(*argv: str, env: dict[str, str] | None = None) -> tuple[int, str]:
     except subprocess.TimeoutExpired:
         return 124, f"{argv[0]} did not end"
     return done.returncode, done.stdout
-
-
-def last_line(said: str) -> str:
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", said)
-    return ([line.strip() for line in plain.splitlines() if line.strip()] or ["it printed nothing"])[-1]

@@ -1,10 +1,10 @@
 """A task without Slurm: what `explain` and `run` decide about."""
 
 import os
-import socket
 from typing import Any
 
 from slurm_oci import catalog, job
+from slurm_oci.installed_slurm import this_node
 from slurm_oci.main import Decision, decide, ready
 from slurm_oci.request import is_number
 from slurm_oci.values import Job, Request
@@ -20,8 +20,7 @@ def request_for(image: str, command: tuple[str, ...]) -> tuple[Request, Job]:
     env = {name: value for name, value in job.at_start().items() if name not in job.OWN}
     job_id = env.get("SLURM_JOB_ID", "")
     here = int(job_id) if is_number(job_id) else NO_JOB
-    node = env.get("SLURMD_NODENAME") or socket.gethostname().partition(".")[0]
-    blank = Request(image, "", "", os.geteuid(), node, here, 0, 0, command)
+    blank = Request(image, "", "", os.geteuid(), this_node(), here, 0, 0, command)
     notes: list[str] = []
     user, home, shell = job.passwd_entry(blank, notes)
     context = Job(env, "process", job.directory([]), user, home, shell, tuple(notes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import tempfile
 import time
@@ -10,6 +11,14 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
+from slurm_oci.container import MOUNTINFO, unescaped
+from slurm_oci.rootfs import is_below
+
+# File systems that many machines see.
+NETWORK = (
+    *("nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "ceph", "afs", "panfs", "wekafs"),
+    *("glusterfs", "fuse.glusterfs", "fuse.sshfs"),
+)
 OK, WARNING, FAILED = "ok", "warning", "failed"
 GRACE = 3.0  # seconds to end in, for one that is late
 SECONDS = 60.0  # for one trial: a runtime that hangs must not hang the doctor
@@ -101,8 +110,9 @@ def command_status(*argv: str) -> int:
 
 
 def last_line(said: str) -> str:
-    """Of what a program printed, the line that most likely says why it failed."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    """Of what a program printed, the line that most likely says why it failed, without its colours."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", said)
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
     ours = [line for line in lines if line.startswith("slurm-oci: error: ")]
     return (ours or lines or ["it printed nothing"])[-1].removeprefix("slurm-oci: error: ")
 
@@ -114,6 +124,22 @@ def sysctl(name: str) -> str:
             return file.read().strip()
     except OSError:
         return ""
+
+
+def file_system(path: str) -> str:
+    """The type of the file system that `path` is on, or its nearest parent that is there (proc(5),
+    mountinfo); empty where that cannot be told."""
+    while not os.path.lexists(path) and path != "/":
+        path = os.path.dirname(path)
+    path = os.path.realpath(path)
+    best = ("", "")
+    with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            fields, _, rest = line.partition(" - ")
+            top = unescaped(fields.split()[4])
+            if is_below(path, top) and len(top) >= len(best[0]):
+                best = (top, rest.split()[0])
+    return best[1]
 
 
 def programs(*names: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import slurm_oci
 from slurm_oci import cache, catalog, cdi, installation, log, plugins, site
-from slurm_oci.checks import Finding, Group
+from slurm_oci.checks import NETWORK, Finding, Group, file_system
 from slurm_oci.misfits import misfits
 from slurm_oci.plugins import Gathered
 from slurm_oci.problems import Problem
@@ -18,7 +18,6 @@ from slurm_oci.problems import Problem
 GROUP = Group("installation")
 PARTS = ("run", "slurm-oci-run-default", "lib", "bin", "plugins.d", site.NAME, "oci.conf", catalog.TEXT)
 TMPFILES = ("/etc/tmpfiles.d", "/run/tmpfiles.d", "/usr/local/lib/tmpfiles.d", "/usr/lib/tmpfiles.d")
-SHARED = ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "ceph", "fuse.sshfs", "afs", "panfs", "wekafs")
 
 
 def checks(prefix: str) -> Iterator[Finding]:
@@ -184,7 +183,7 @@ def places(wanted: site.Site) -> Iterator[Finding]:
     """Where tasks keep what they need on this node, and whether the next boot makes it again."""
     yield place("state", wanted.state, "tasks take a fresh directory in /tmp instead")
     kind = file_system(wanted.state)
-    if kind in SHARED:
+    if kind in NETWORK:
         yield GROUP.failed(
             "state-shared",
             f"{wanted.state} lies in a shared file system ({kind}), and holds what belongs to one node",
@@ -223,17 +222,6 @@ def place(check: str, base: str, instead: str) -> Finding:
 
 def line_for(base: str) -> str:
     return f"for the next boot `d {base} 1777 root root -` in /etc/tmpfiles.d/slurm-oci.conf"
-
-
-def file_system(path: str) -> str:
-    """The type of the file system that `path` lies in (proc(5), mounts)."""
-    best = ("", "")
-    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            _, top, kind = line.split()[:3]
-            if (path + "/").startswith(top.rstrip("/") + "/") and len(top) >= len(best[0]):
-                best = (top, kind)
-    return best[1]
 
 
 def made_at_boot(base: str) -> bool:

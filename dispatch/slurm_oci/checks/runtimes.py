@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from slurm_oci import catalog, execute, job, node, state, supervise
 from slurm_oci.checks import Finding, Group, last_line, tiny, tried
 from slurm_oci.choose import allowed
-from slurm_oci.gc import this_node
+from slurm_oci.installed_slurm import this_node
 from slurm_oci.main import Decision, by_plugin, carry_out, decide
 from slurm_oci.plugins import Found, Gathered
 from slurm_oci.problems import Problem
@@ -123,18 +123,8 @@ class Task:
     def decision(self) -> Decision:
         asked = Request(self.image, "", "", os.geteuid(), this_node(), 0, 0, 0, (tiny.PLACE,))
         user, home, shell = job.passwd_entry(asked, [])
-        env = {
-            "HOME": home,
-            "USER": user,
-            "LOGNAME": user,
-            "SHELL": shell,
-            "PATH": job.STANDARD_PATH,
-            "SLURM_JOB_ID": "0",
-            "SLURM_STEP_ID": "0",
-            "SLURM_LOCALID": "0",
-            "SLURM_OCI_RUNTIME": self.name,
-            "SLURM_OCI_USER_HOOK": "no",
-        }
+        env = job.least(asked, user, home, shell)
+        env |= {"SLURM_OCI_RUNTIME": self.name, "SLURM_OCI_USER_HOOK": "no"}
         told = Job(env, "process", "/", user, home, shell)
         environ = {"PATH": os.environ.get("PATH", "")}
         return decide(asked.replace(user=user), told, environ, self.catalog, self.prefix, [], state.place)

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from slurm_oci import accepted, installed_slurm
 from slurm_oci.checks import Finding, Group
 from slurm_oci.conf import Conf, OciConfInvalid, read
-from slurm_oci.gc import this_node
 from slurm_oci.lint import lint
 from slurm_oci.modules import content
 
@@ -90,7 +89,7 @@ def to_link(prefix: str, path: str) -> str:
 
 def spool(slurm: Conf) -> Finding:
     """Slurm's directory for steps, which tasks must be able to enter and must not be able to fill."""
-    name = this_node()
+    name = installed_slurm.this_node()
     host = socket.gethostname().partition(".")[0]
     path = slurm.value("SlurmdSpoolDir") or "/var/spool/slurmd"
     path = path.replace("%n", name).replace("%h", host)

@@ -22,13 +22,15 @@ def command(prefix: str, dry_run: bool, job: int | None, node: str | None, as_js
     a task that still runs, or to another node, is never touched. Exit status 1 where something
     could not be removed.
     """
-    from slurm_oci import gc, site
+    from slurm_oci import gc, installed_slurm, site
     from slurm_oci.execute import warn
     from slurm_oci.problems import visible
 
     settings = site.read(os.path.join(prefix, site.NAME))
     kept = settings.images
-    wanted = gc.Wanted(node or gc.this_node(), settings.state, job, dry_run, kept.cache, kept.limit)
+    wanted = gc.Wanted(
+        node or installed_slurm.this_node(), settings.state, job, dry_run, kept.cache, kept.limit
+    )
     found = gc.collect(wanted)
     if as_json:
         click.echo(json.dumps([attrs.asdict(left) for left in found.left], indent=2))
