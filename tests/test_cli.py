@@ -436,6 +436,16 @@ def test_an_installation_installs_no_other(prefix):
     assert sources(prefix) == before
 
 
+def test_nothing_is_installed_over_what_is_copied_from(fresh):
+    """The next installation would be a copy of that one, with its paths."""
+    shutil.copytree(ROOT / "opt-slurm-oci", fresh / "opt")
+    before = tree(fresh / "opt")
+    ended = install("install", "--prefix", fresh / "opt")
+    assert (ended.status, ended.out) == (1, "")
+    assert ended.err.startswith(f"slurm-oci: error: `{fresh}/opt` holds what `install` copies from [")
+    assert tree(fresh / "opt") == before
+
+
 def sources(folder: Path) -> dict[str, tuple[int, bytes]]:
     """What is in `folder`, but for what Python itself keeps of the modules it imports."""
     return {name: found for name, found in tree(folder).items() if "__pycache__" not in name}

@@ -15,10 +15,10 @@ from pathlib import Path
 import attrs
 import click
 import pytest
-from conftest import NAMESPACES
+from conftest import NAMESPACES, ROOT
 from test_cli import ask
 
-from slurm_oci import across
+from slurm_oci import across, ociconf
 from slurm_oci import doctor as doctors
 from slurm_oci.checks import Finding, file_system, installation, last_line, tiny, tried, user
 from slurm_oci.checks import slurm as slurm_checks
@@ -242,6 +242,20 @@ def test_a_site_toml_that_is_wrong_and_an_entry_point_without_its_python(prefix)
     run.write_text("#!/no/such/python3\n" + run.read_text().partition("\n")[2])
     findings = found_by((installation.entry_point(str(prefix)), *installation.checks(str(prefix))))
     assert findings == {"entry-point": "failed", "site": "failed"}
+
+
+def test_where_there_is_no_installation_that_is_said_and_how_to_have_one(tmp_path, monkeypatch):
+    """Rather than what is wrong with the files that `install` copies from, and cures that name these."""
+    source = str(ROOT / "opt-slurm-oci")
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+    entry_point = installation.entry_point(source)
+    assert entry_point.message == "there is no installation at /opt/slurm-oci, and no other was named"
+    assert entry_point.cure.startswith("`slurm-oci-plugins install`; or ")
+    assert "catalog" not in found_by(installation.checks(source))
+    without = next(slurm_checks.configuration(source))
+    assert without.cure == f"`ln -s /opt/slurm-oci/oci.conf {tmp_path}/oci.conf`, on every node"
+    (tmp_path / "oci.conf").write_text(ociconf.multi("/opt/slurm-oci"))
+    assert set(found_by(slurm_checks.configuration(source)).values()) == {"ok"}
 
 
 def test_a_python_that_users_cannot_reach_is_found_also_by_root(prefix, place):

@@ -52,6 +52,11 @@ def install(prefix: str, python: str, data: str, templates: str) -> tuple[Gather
             "call what has made it: the virtual environment's command or the package's in /usr/lib/slurm-oci",
         )
     os.umask(0o022)  # root's own may be stricter, and all users read what is written here
+    if is_source(prefix):
+        raise InstallFailed(
+            f"`{prefix}` holds what `install` copies from",
+            "leave --prefix out, or name another directory: --prefix DIR",
+        )
     try:
         config = ociconf.multi(prefix)
     except ociconf.OciConfUnavailable as problem:
@@ -85,6 +90,13 @@ def install(prefix: str, python: str, data: str, templates: str) -> tuple[Gather
             "run it as the owner of that directory, or name another one: --prefix DIR",
         ) from None
     return compiled_by(python, prefix), notes
+
+
+def is_source(prefix: str) -> bool:
+    """Whether `prefix` holds what `install` copies from, which stands for an installation where there is
+    none at /opt/slurm-oci and no other was named."""
+    program, library = (os.path.join(prefix, name) for name in ("slurm-oci-plugins", "lib"))
+    return os.path.isfile(program) and not os.path.lexists(library)
 
 
 def check_python(python: str) -> None:

@@ -30,7 +30,8 @@ def checks(prefix: str) -> Iterator[Finding]:
         cure = "; ".join(problem.hints) or "mend the file"
         yield GROUP.failed("site", problem.message, f"{cure} (every container task fails until then)")
         return
-    yield from compiled(prefix)
+    if not installation.is_source(prefix):
+        yield from compiled(prefix)
     yield from gpus(prefix)
     for aside in gathered.aside:
         yield GROUP.warning(
@@ -44,6 +45,12 @@ def checks(prefix: str) -> Iterator[Finding]:
 
 def entry_point(prefix: str) -> Finding:
     """Calls it without words, which it must name as a mistake."""
+    if installation.is_source(prefix):
+        return GROUP.failed(
+            "entry-point",
+            f"there is no installation at {installation.DEFAULT}, and no other was named",
+            "`slurm-oci-plugins install`; or `slurm-oci-plugins --prefix DIR doctor` names it",
+        )
     run = os.path.join(prefix, "run")
     cure = f"`slurm-oci-plugins install --prefix {prefix}`, with a Python that this node has (--python PATH)"
     try:

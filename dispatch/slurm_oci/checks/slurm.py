@@ -7,7 +7,7 @@ import socket
 import stat
 from collections.abc import Iterator
 
-from slurm_oci import accepted, installed_slurm
+from slurm_oci import accepted, installation, installed_slurm
 from slurm_oci.checks import Finding, Group
 from slurm_oci.conf import Conf, OciConfInvalid, read
 from slurm_oci.lint import lint
@@ -53,6 +53,7 @@ def checks(prefix: str) -> Iterator[Finding]:
 
 def configuration(prefix: str) -> Iterator[Finding]:
     """oci.conf: there, good, and calling this installation."""
+    prefix = installation.DEFAULT if installation.is_source(prefix) else prefix
     path = oci_conf()
     try:
         digest = hashlib.sha256(content(path)).hexdigest()[:12]
@@ -84,6 +85,7 @@ def configuration(prefix: str) -> Iterator[Finding]:
 
 def to_link(prefix: str, path: str) -> str:
     """What brings the installation's oci.conf to where Slurm reads it."""
+    prefix = installation.DEFAULT if installation.is_source(prefix) else prefix
     return f"`ln -s {prefix}/oci.conf {path}`, on every node"
 
 
