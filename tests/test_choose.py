@@ -144,6 +144,22 @@ def test_a_runtime_asked_for_that_is_not_on_the_node_is_refused(node):
     )
 
 
+def test_a_runtime_that_is_not_where_site_toml_has_it_is_refused_by_that_path(node):
+    """It was not looked for elsewhere; what is to be changed is the site's own line."""
+    node.runtime("dirs", "rootfs", needs=["dirs"])
+    node.site["executables"] = {"dirs": "/no/where/dirs"}
+    with pytest.raises(RuntimeMissing) as caught:
+        node.choose(runtime="dirs")
+    assert caught.value.lines() == [
+        "slurm-oci: error: `dirs` (from SLURM_OCI_RUNTIME) is started by `/no/where/dirs`, which is no"
+        " program on this node [runtime-missing]",
+        "  the site: install it, or name another in site.toml: [executables] dirs",
+    ]
+    node.runtime("other", "rootfs")
+    assert node.choose() == ("other", {})
+    assert node.trace[0] == ("runtime", "not dirs", "`/no/where/dirs` is not on this node")
+
+
 def test_a_program_is_where_the_site_says_and_nowhere_else(tmp_path):
     """[executables] in site.toml is not a hint: what is not there is not looked for elsewhere."""
     make_stand_in(tmp_path / "tool")

@@ -160,7 +160,7 @@ def test_the_node_s_state_of_each_runtime(drop_in, prefix, tmp_path, monkeypatch
         None,
     )
     assert (none.executable, none.version, none.usable) == (None, None, False)
-    assert none.reason == "`none` is not on this node"
+    assert none.reason == "`/no/where` is not on this node"
     assert (bad.usable, bad.reason) == (False, "not here")
 
 

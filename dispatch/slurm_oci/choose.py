@@ -168,9 +168,11 @@ def named(name: str, asked_by: str, image: Image, catalog: "Mapping[str, Any]") 
 
 def not_here(name: str, asked_by: str, missing: str, node: "Node") -> "problems.Problem":
     if missing.startswith("/"):
+        program = next((program for program, path in node.configured.items() if path == missing), "")
+        key = f"[executables] {program}" if program else f"[runtimes.{name}] run"
         return problems.RuntimeMissing(
             f"`{name}` (from {asked_by}) is started by `{missing}`, which is no program on this node",
-            f"the site: install it, or name another in site.toml: [runtimes.{name}] run",
+            f"the site: install it, or name another in site.toml: {key}",
         )
     return problems.RuntimeMissing(
         f"`{name}` (from {asked_by}) needs `{missing}`, which is not on this node",
@@ -230,13 +232,14 @@ def listed(folder: str) -> "Collection[str] | None":
 def find_all(
     names: "list[str]", configured: "Mapping[str, str]", places: tuple[str, ...], known: "Known | None" = None
 ) -> tuple[dict[str, str], str]:
-    """The paths of the executables `names`, and the first that is missing (empty if none is)."""
+    """The paths of the executables `names`, and the first that is missing (empty if none is): its path,
+    where site.toml has one for it."""
     found: dict[str, str] = {}
     known = known or Known({})
     for name in names:
         path = find_executable(name, configured, places, known)
         if not path:
-            return found, name
+            return found, configured.get(name, name)
         found[name] = path
     return found, ""
 
