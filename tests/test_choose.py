@@ -208,6 +208,25 @@ def test_without_leave_to_pull_only_a_runtime_that_has_the_image_is_taken(node):
 
 
 @pytest.mark.parametrize(
+    ("name", "programs", "file"),
+    [
+        ("docker://nvcr.io/x/alpine:3", ["apptainer", "enroot", "skopeo"], "alpine.sif"),
+        ("library://x/alpine", ["apptainer"], "alpine.sif"),
+        ("dockerd://alpine", ["enroot"], "alpine.sqsh"),
+    ],
+)
+def test_how_to_fetch_an_image_is_told_of_the_programs_that_can(node, name, programs, file):
+    """A registry that a program does not know it cannot fetch from; enroot has a sign after the host."""
+    node.runtime("fetching", "reference")
+    with pytest.raises(PullRefused) as caught:
+        node.choose(Image(name, "reference"))
+    hint = caught.value.hints[0]
+    assert [command.split()[0] for command in hint.split("`")[1:-2:2]] == programs
+    assert hint.endswith(f"name that: `--container=$PWD/{file}`")
+    assert ("docker://nvcr.io#x/alpine:3`" in hint) == (name == "docker://nvcr.io/x/alpine:3")
+
+
+@pytest.mark.parametrize(
     ("name", "meant"), [("dokcer://ubuntu", "docker://ubuntu"), ("https://x.org/i.sif", "")]
 )
 def test_a_scheme_that_nothing_knows_is_told_the_nearest(node, name, meant):

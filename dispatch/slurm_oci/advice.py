@@ -79,13 +79,21 @@ def pull_refused(image: Image) -> "Problem":
             " jobs",
             *of_scheme(image),
         )
-    rest = image.name.partition("://")[2]
+    from slurm_oci import importers
+
+    scheme, _, rest = image.name.partition("://")
     stem = rest.rpartition("/")[2].partition("@")[0].partition(":")[0] or "image"
+    commands = {
+        "apptainer": (f"{stem}.sif", f"apptainer pull {stem}.sif {image.name}"),
+        "enroot": (f"{stem}.sqsh", f"enroot import -o {stem}.sqsh {importers.enroots_name(image.name)}"),
+        "skopeo+umoci": (f"{stem}.tar", f"skopeo copy {image.name} oci-archive:{stem}.tar"),
+    }
+    able = [way for name, way in commands.items() if scheme in importers.by_name(name).schemes]
+    each = ", ".join(f"`{command}`" for _, command in able)
     return problems.PullRefused(
         f"`{image.name}` would be fetched from a registry, which this site does not allow in jobs",
-        f"make a file of it where you log in, with what is there: `apptainer pull {stem}.sif {image.name}`,"
-        f" `enroot import -o {stem}.sqsh {image.name}`,"
-        f" `skopeo copy {image.name} oci-archive:{stem}.tar`; and name that: `--container=$PWD/{stem}.sif`",
+        f"make a file of it where you log in, with what is there: {each}; and name that:"
+        f" `--container=$PWD/{able[0][0]}`",
         "the site: `pull = true` in site.toml allows it",
     )
 
