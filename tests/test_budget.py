@@ -308,9 +308,18 @@ def test_an_old_python_is_refused_in_one_line(node, image, version):
     )
 
 
-def test_an_installation_without_its_library_says_so(node, image):
+@pytest.mark.parametrize("is_link_left", [False, True])
+def test_an_installation_without_its_library_says_so(node, image, is_link_left):
     """A copy of half of it, or one that was taken away."""
-    (node.prefix / "lib").unlink()
+    library = node.prefix / "lib"
+    shutil.rmtree(library.resolve())
+    if not is_link_left:
+        library.unlink()
+    command = subprocess.run([node.prefix / "bin/slurm-oci-plugins"], capture_output=True, text=True)
+    assert (command.returncode, command.stdout) == (1, "")
+    assert command.stderr.startswith(
+        f"slurm-oci: error: `{library}` does not lead to the program\n  the site"
+    )
     done = node.run(*node.words(image))
     assert (done.returncode, done.stdout) == (125, "")
     assert done.stderr == (
