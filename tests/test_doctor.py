@@ -119,6 +119,11 @@ def test_our_own_error_line_counts_more_than_a_later_one():
     assert last_line("\x1b[31mred\x1b[0m\n") == "red"
 
 
+def test_the_end_of_a_colour_is_no_line():
+    """apptainer writes it behind the line break."""
+    assert last_line("\x1b[91mERROR  : no\n\x1b[0m") == "ERROR  : no"
+
+
 # The command
 
 
