@@ -111,6 +111,15 @@ def test_a_runtime_asked_for_and_not_known_is_refused(node):
     )
 
 
+def test_a_name_in_capitals_is_near_to_itself(node):
+    """As `Crun` is to `crun`, and not to `runc`."""
+    node.runtime("runc", "oci-bundle")
+    node.runtime("crun", "oci-bundle")
+    with pytest.raises(RuntimeUnknown) as caught:
+        node.choose(runtime="Crun")
+    assert caught.value.hints[0].startswith("did you mean `crun`?")
+
+
 def test_a_runtime_asked_for_that_does_not_take_the_image_is_refused(node):
     """The runtimes that would are named."""
     node.runtime("dirs", "rootfs", "oci-bundle")

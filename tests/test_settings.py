@@ -142,3 +142,27 @@ def test_a_job_s_settings_are_found_by_name_and_misspelt_ones_warned_about():
         {"home": "none"},
         ["`SLURM_OCI_MOUNT` is no setting of this version; did you mean `SLURM_OCI_MOUNTS`?"],
     )
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [("SLURM_OCI_Runtime", "; did you mean `SLURM_OCI_RUNTIME`?"), ("SLURM_OCI_FOO", "")],
+)
+def test_what_all_settings_names_begin_with_makes_none_more_likely(variable, meant):
+    """Nor do capitals."""
+    assert settings.of_job({variable: "x"})[1] == [f"`{variable}` is no setting of this version{meant}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "hint"),
+    [
+        ("slurm", "1", "did you mean `yes`?"),
+        ("user_hook", "False", "did you mean `no`?"),
+        ("entrypoint", "maybe", "leave it out for `no`, the default"),
+    ],
+)
+def test_another_word_for_yes_or_no_is_told_which(name, value, hint):
+    """Rather than that the default is the other."""
+    with pytest.raises(SettingInvalid) as caught:
+        of_job(**{name: value})
+    assert caught.value.hints == (hint,)

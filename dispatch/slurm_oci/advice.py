@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from slurm_oci.problems import Problem
 
+OTHERWISE = {"1": "yes", "on": "yes", "true": "yes", "0": "no", "off": "no", "false": "no"}
+
 
 def schemes() -> list[str]:
     """Of the registries that something of ours can fetch from."""
@@ -123,7 +125,7 @@ def not_carried(
 
 
 def wrong_value(label: str, value: str, choices: tuple[str, ...]) -> "Problem":
-    near = nearest(value, choices)
+    near = nearest(value, choices) or nearest(OTHERWISE.get(value.lower(), ""), choices)
     expected = " or ".join(f"`{choice}`" for choice in choices)
     return problems.SettingInvalid(
         f"{label} is `{value}`: expected {expected}",

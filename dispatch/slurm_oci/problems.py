@@ -123,4 +123,5 @@ def nearest(word: str, known: "list[str] | tuple[str, ...]") -> str:
     """Of `known`, what `word` was most likely meant to be; empty where nothing is near."""
     from difflib import get_close_matches  # only where something has gone wrong already
 
-    return next(iter(get_close_matches(word, known, 1)), "")
+    same = (one for one in known if one.lower() == word.lower())
+    return next(same, "") or next(iter(get_close_matches(word, known, 1)), "")

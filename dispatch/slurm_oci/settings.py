@@ -42,8 +42,8 @@ def of_job(env: "Mapping[str, str]") -> tuple[dict[str, str], list[str]]:
         if variable in known:
             found[known[variable]] = env[variable]
         else:
-            near = nearest(variable, list(known))
-            meant = f"; did you mean `{near}`?" if near else ""
+            near = nearest(variable.removeprefix(PREFIX).lower(), NAMES)
+            meant = f"; did you mean `{PREFIX}{near.upper()}`?" if near else ""
             warnings.append(f"`{variable}` is no setting of this version{meant}")
     return found, warnings
 
