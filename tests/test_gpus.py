@@ -84,8 +84,12 @@ def test_a_node_that_describes_none_is_noted_and_a_wish_refused():
     """A default is best effort."""
     names, (note,) = gpus.devices(box(GRANTED))
     assert (names, note[:26]) == ([], "Slurm has granted GPUs, an")
-    with pytest.raises(SettingRefused, match="SLURM_OCI_GPU is `nvidia`: no file in /etc/cdi"):
-        gpus.devices(box(GRANTED, "nvidia"))
+    for vendor in ("nvidia", "amd"):
+        with pytest.raises(
+            SettingRefused, match=f"SLURM_OCI_GPU is `{vendor}`: no file in /etc/cdi"
+        ) as caught:
+            gpus.devices(box(GRANTED, vendor))
+        assert caught.value.hints[0].startswith(f"the site: {vendor}-ctk cdi generate ")
 
 
 def test_a_file_that_is_none_is_named(node):

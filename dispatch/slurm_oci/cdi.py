@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FOLDERS = ("/var/run/cdi", "/etc/cdi")
 AS_JSON = "nvidia-ctk cdi generate --format=json --output=/etc/cdi/nvidia.json"
+MADE_BY = {"nvidia": AS_JSON, "amd": "amd-ctk cdi generate --output=/etc/cdi/amd.json"}
 KEEP = f"`slurm-oci-plugins compile` on this node, or without YAML: {AS_JSON}"  # the cure for not_kept
 
 

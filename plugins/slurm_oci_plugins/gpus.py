@@ -61,7 +61,7 @@ def chosen(
             raise SettingRefused(f"{label} is `{gpu}`: {cdi.not_kept(unknown[0])}", f"the site: {cdi.KEEP}")
         raise SettingRefused(
             f"{label} is `{gpu}`: no file in /etc/cdi or /var/run/cdi describes devices of `{KINDS[gpu]}`",
-            f"the site, for NVIDIA: {cdi.AS_JSON}",
+            f"the site: {cdi.MADE_BY[gpu]}",
         )
     if unknown:
         return [], (f"Slurm has granted GPUs: {cdi.not_kept(unknown[0])}; the site: {cdi.KEEP}",)
@@ -88,7 +88,7 @@ def missing(
     if gpu != "auto":
         raise SettingRefused(
             f"{container.settings.origins['gpu']} is `{gpu}`: {fault}",
-            f"the site: write it anew for the driver that is there, for NVIDIA: {cdi.AS_JSON}",
+            f"the site: write it anew for the driver that is there: {cdi.MADE_BY[gpu]}",
         )
     return (f"Slurm has granted GPUs, and {fault}: {outcome}",)
 

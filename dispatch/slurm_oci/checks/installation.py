@@ -174,7 +174,7 @@ def gpus(prefix: str) -> Iterator[Finding]:
     try:
         unknown = cdi.specs(prefix)[1]
     except Problem as problem:
-        yield GROUP.warning("cdi", problem.message, f"write it anew: {cdi.AS_JSON}")
+        yield GROUP.warning("cdi", problem.message, f"write it anew, for NVIDIA: {cdi.AS_JSON}")
         return
     for path in unknown:
         yield GROUP.warning("cdi", cdi.not_kept(path), cdi.KEEP)
