@@ -152,6 +152,44 @@ def test_the_batch_script_is_mounted_where_slurm_put_it(root, tmp_path):
     assert mount not in built(root, "/bin/sh", step=0).mounts
 
 
+@pytest.mark.parametrize(
+    ("first", "is_refused"),
+    [
+        ("#!/bin/bash", True),
+        ("#! /usr/bin/env python3", True),
+        ("#!/bin/sh -l", False),
+        ("#!/home/mine/python", False),
+        ("echo", False),
+        ("#!", False),
+    ],
+)
+def test_a_batch_script_whose_interpreter_the_image_lacks_is_refused(root, tmp_path, first, is_refused):
+    """Runtimes say that the script is missing, or a library. Where a mount may bring it, they are asked."""
+    script = tmp_path / "slurm_script"
+    script.write_text(f"{first}\n")
+    if not is_refused:
+        assert built(root, str(script), step=BATCH).command == (str(script),)
+        return
+    with pytest.raises(CommandMissing) as caught:
+        built(root, str(script), step=BATCH)
+    assert f"`{first.replace(' ', '').removesuffix('python3')}`, and the image `{root}` has no" in str(
+        caught.value
+    )
+    assert ("the image has `/bin/sh`" in caught.value.hints[0]) == (first == "#!/bin/bash")
+    folder = os.path.dirname(first[2:].split()[0])
+    bound = (Mount(folder, folder, True, True, "SLURM_OCI_MOUNTS"),)
+    assert built(root, str(script), step=BATCH, mounts=bound).command == (str(script),)
+
+
+def test_where_the_image_has_a_batch_script_s_interpreter_is_said(root, tmp_path):
+    """By the image's own PATH."""
+    script = tmp_path / "slurm_script"
+    script.write_text("#!/usr/bin/sh\n")
+    with pytest.raises(CommandMissing) as caught:
+        built(root, str(script), step=BATCH)
+    assert caught.value.hints[0] == "the image has `/bin/sh`: let it begin with that"
+
+
 @pytest.fixture
 def node(tmp_path, monkeypatch):
     """A node with Slurm's configuration and munge, and an /etc/hosts."""

@@ -62,7 +62,12 @@ def build(
         container = container.replace(descriptors=mpi.descriptors(request, job.env))
     require_image_lets_go(image, settings)
     require_short(container)
-    if request.step_kind != "batch" and command:
+    if request.step_kind == "batch":
+        if image.root and command:
+            from slurm_oci import lookup  # once for a job
+
+            lookup.require_interpreter(container)
+    elif command:
         is_argument = is_argument or settings.entrypoint == "yes"
         container = container.replace(command=command_in(container, is_argument))
     return container

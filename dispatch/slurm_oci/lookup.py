@@ -90,6 +90,35 @@ def missing(program: str, inside: str, path: str, container: Container) -> Probl
     )
 
 
+def require_interpreter(container: Container) -> None:
+    """Raises CommandMissing for a batch script whose first line names a program that the image has not,
+    in a directory where no mount has brought it: runtimes say then that the script is missing."""
+    try:
+        with open(container.command[0], "rb", 0) as file:
+            line = file.readline(256)
+    except OSError:
+        return  # which the runtime says
+    words = os.fsdecode(line[2:]).split()
+    program = words[0] if line.startswith(b"#!") and words else ""
+    root = container.image.root
+    is_usual = os.path.dirname(program) in STANDARD_PATH.split(":")
+    if not is_usual or resolve(root, program)[1]:
+        return
+    if any(is_below(program, mount.target) for mount in container.mounts):
+        return
+    name, path = os.path.basename(program), container.image.env.get("PATH") or STANDARD_PATH
+    inside = find_command(root, name, path, container.workdir)
+    other = [f"the image has `{inside}`: let it begin with that"] if inside else []
+    if not inside and name.endswith("sh") and resolve(root, "/bin/sh")[1]:
+        other = ["the image has `/bin/sh`: let it begin with that, if it needs no more"]
+    raise problems.CommandMissing(
+        f"the batch script begins with `#!{program}`, and the image `{container.image.name}` has no"
+        f" `{program}`",
+        *other,
+        "a script on the host can start containers: `--container` for each `srun` in it, none for `sbatch`",
+    )
+
+
 def programs(root: str, path: str) -> list[str]:
     """The names of what the image has in the directories of `path`."""
     found: dict[str, None] = {}

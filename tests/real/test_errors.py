@@ -42,7 +42,16 @@ def test_a_runtime_that_is_not_on_the_node(slurm):
     """127, never another one in its place."""
     slurm.root.write("/opt/slurm-oci/site.toml", '[executables]\ncrun = "/nowhere/crun"\n')
     first, _ = error_of(slurm.srun(IMAGES["oci-bundle"], "/bin/true", SLURM_OCI_RUNTIME="crun"), 127)
-    assert "needs `crun`, which is not on this node" in first
+    assert "is started by `/nowhere/crun`, which is no program on this node" in first
+
+
+@pytest.mark.parametrize("kind", ["rootfs", "oci-bundle"])
+def test_a_batch_script_whose_interpreter_the_image_lacks(slurm, kind):
+    """127, with what the image has."""
+    status, out = slurm.batch("#!/bin/bash\necho inside\n", f"--container={IMAGES[kind]}")
+    first, hint, _ = out.decode().splitlines()
+    assert (status, first[:65]) == (127, "slurm-oci: error: the batch script begins with `#!/bin/bash`, and")
+    assert hint.startswith("  the image has `/bin/sh`: ")
 
 
 def test_a_file_of_no_known_kind(slurm):
