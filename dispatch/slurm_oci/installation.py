@@ -264,10 +264,10 @@ def put(path: str, text: str, mode: int) -> None:
 
 
 def put_config(path: str, text: str) -> list[str]:
-    """Writes oci.conf, beside an edited one if there is one."""
+    """Writes oci.conf, beside one that was edited, or is of an older version, if there is one."""
     if os.path.exists(path) and read(path) != text:
         put(path + ".new", text, 0o644)
-        return [f"`{path}` was changed by hand and is left alone; this version's is `{path}.new`"]
+        return [f"`{path}` is not this version's and is left alone: that is `{path}.new`"]
     put(path, text, 0o644)
     return []
 
