@@ -521,6 +521,24 @@ def test_an_installation_that_was_moved_where_none_can_be_made_is_removed_too(fr
     assert (ended.status, ended.out) == (0, f"removed from {moved}; left there: oci.conf\n")
 
 
+@pytest.mark.parametrize("is_link", [True, False])
+def test_uninstall_warns_of_an_oci_conf_that_is_still_there(fresh, place, monkeypatch, is_link):
+    """A link that leads nowhere is to Slurm as if there were none, which it does not say."""
+    monkeypatch.setenv("SLURM_CONF", str(place / "slurm.conf"))
+    conf, prefix = place / "oci.conf", fresh / "prefix"
+    install("install", "--prefix", prefix)
+    if is_link:
+        conf.symlink_to(prefix / "oci.conf")
+        said = f"`{conf}` leads nowhere now: Slurm runs on the host"
+    else:
+        shutil.copyfile(prefix / "oci.conf", conf)
+        said = f"`{conf}` still calls `{prefix}/run`: every task"
+    ended = install("uninstall", "--prefix", prefix)
+    assert (ended.status, ended.out) == (0, f"removed from {prefix}\n")
+    assert ended.err.startswith(f"slurm-oci: warning: {said}")
+    assert ended.err.count("\n") == 1
+
+
 def test_a_site_toml_that_is_wrong_is_refused_before_anything_changes(fresh):
     """Else every task would fail from then on."""
     install("install", "--prefix", fresh)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from importlib import metadata
 
 import slurm_oci
-from slurm_oci import cache, compiled, hookspecs, ociconf, site
+from slurm_oci import cache, compiled, hookspecs, modules, ociconf, site
 from slurm_oci.plugins import Gathered
 from slurm_oci.problems import Problem
 
@@ -342,6 +342,14 @@ def uninstall(prefix: str) -> list[str]:
             f"cannot remove `{error.filename}`: {error.strerror}", "run it as the owner of that directory"
         ) from None
     return sorted(os.listdir(prefix)) if os.path.isdir(prefix) else []
+
+
+def is_called_by(config: str, prefix: str) -> bool:
+    """Whether the oci.conf `config` names the entry point in `prefix`."""
+    try:
+        return f"{prefix}/run ".encode() in modules.content(config)
+    except OSError:
+        return False
 
 
 def remove(path: str) -> None:
