@@ -476,6 +476,16 @@ def test_installing_again_upgrades_and_leaves_the_admin_s_files(fresh):
     assert {path.name for path in fresh.iterdir() if path.name.startswith("lib-")} == {str(first), str(last)}
 
 
+def test_what_a_site_had_in_the_place_of_the_programs_is_kept(fresh):
+    """The Containers Guide's pair of scripts lies in the same place, by the same names."""
+    (fresh / "run").write_text("the guide's")
+    ended = install("install", "--prefix", fresh)
+    assert f"note: `{fresh}/run` was there already: a copy of it is `{fresh}/run.old`\n" in ended.out
+    assert (fresh / "run.old").read_text() == "the guide's"
+    assert ".old`" not in install("install", "--prefix", fresh).out
+    assert install("uninstall", "--prefix", fresh).out == f"removed from {fresh}; left there: run.old\n"
+
+
 def test_installing_again_keeps_the_python_that_was_named(fresh, place):
     """The one that all nodes have, though this machine has another one, until it has gone."""
     (place / "python").symlink_to(sys.executable)

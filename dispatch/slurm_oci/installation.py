@@ -68,6 +68,7 @@ def install(prefix: str, python: str, data: str, templates: str) -> tuple[Gather
         library = copy_library(prefix)
         old = os.readlink(os.path.join(prefix, "lib")) if os.path.islink(os.path.join(prefix, "lib")) else ""
         switch(prefix, library)
+        notes += [] if old else kept(prefix)
         for source, target in PROGRAMS.items():
             with open(os.path.join(data, source), encoding="utf-8") as file:
                 text = file.read()
@@ -231,6 +232,15 @@ def needed() -> list[metadata.Distribution]:
             if "extra ==" not in requirement:
                 names.append(re.split(r"[^A-Za-z0-9._-]", requirement.strip(), maxsplit=1)[0])
     return list(found.values())
+
+
+def kept(prefix: str) -> Iterator[str]:
+    """Keeps a copy of what no installation has made, as of the Containers Guide's scripts; notes on it."""
+    for target in PROGRAMS.values():
+        path = os.path.join(prefix, target)
+        if os.path.lexists(path):
+            shutil.copy2(path, f"{path}.old", follow_symlinks=False)
+            yield f"`{path}` was there already: a copy of it is `{path}.old`"
 
 
 def switch(prefix: str, library: str) -> None:
