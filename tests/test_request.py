@@ -80,6 +80,18 @@ def test_the_error_for_shifted_words_names_the_cause_and_the_cure():
     ]
 
 
+@pytest.mark.parametrize("words", [[], FIRST[1:], ["/image", *FIRST]])
+def test_words_that_the_user_s_own_script_has_lost_are_not_blamed_on_oci_conf(words):
+    """It had the right ones. `slurm-oci-run-default` marks its own call in the place of a script."""
+    with pytest.raises(RequestMalformed) as caught:
+        request.read(words, {"SLURM_OCI_HOOK": "42.0.3"})
+    assert "`~/.slurm-oci-run` has" in caught.value.lines()[0]
+    assert caught.value.hints[0].endswith('`exec /opt/slurm-oci/slurm-oci-run-default "$@"`')
+    with pytest.raises(Problem) as caught:
+        request.read(words, {"SLURM_OCI_HOOK": "skip"})
+    assert "oci.conf" in " ".join(caught.value.lines())
+
+
 def test_somebody_else_s_uid_means_that_the_words_are_shifted():
     """The number before the node's name is the user's own, or it is another field."""
     with pytest.raises(RequestShifted, match=f"UID is `{OWN_UID + 1}`, but this process runs as {ME}"):

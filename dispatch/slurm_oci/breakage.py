@@ -8,7 +8,7 @@ from itertools import zip_longest
 
 from slurm_oci import problems
 from slurm_oci.bundle import is_slurms
-from slurm_oci.job import content
+from slurm_oci.job import WITHOUT_HOOK, content
 from slurm_oci.line import QUOTE_TWICE, unquote
 from slurm_oci.pattern import QUOTES_SINCE, is_plain
 from slurm_oci.problems import Problem
@@ -16,15 +16,30 @@ from slurm_oci.request import FIELDS
 from slurm_oci.values import TYPE_CHECKING, Job, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 CURE = "the site: install the oci.conf that `slurm-oci-plugins oci-conf` prints; you: use a path without them"
 BY_HAND = "to try a container without Slurm: slurm-oci-plugins run BUNDLE -- COMMAND"
 
 
-def few(words: "Sequence[str]") -> Problem:
+HANDED_BACK = (
+    "let it hand on the eight words that it got, then the command, as in"
+    ' `exec /opt/slurm-oci/slurm-oci-run-default "$@"`'
+)
+
+
+def is_hook_s(environ: "Mapping[str, str]") -> bool:
+    """Whether the words are from the user's own script. It had the right ones, or had not been called."""
+    return environ.get("SLURM_OCI_HOOK", WITHOUT_HOOK) != WITHOUT_HOOK
+
+
+def few(words: "Sequence[str]", environ: "Mapping[str, str]") -> Problem:
     """For fewer words than there are fields."""
     expected = f"{len(FIELDS)} words ({' '.join(FIELDS)}) and a command"
+    if is_hook_s(environ):
+        return problems.RequestMalformed(
+            f"`~/.slurm-oci-run` has handed on {len(words)} words; expected {expected}", HANDED_BACK
+        )
     if not words:
         return problems.RequestMalformed(
             f"expected {expected}, got 0",
@@ -42,8 +57,14 @@ def few(words: "Sequence[str]") -> Problem:
     )
 
 
-def shifted(what: str, words: "Sequence[str]") -> Problem:
+def shifted(what: str, words: "Sequence[str]", environ: "Mapping[str, str]") -> Problem:
     """For words that are not what stands in their place."""
+    if is_hook_s(environ):
+        return problems.RequestMalformed(
+            f"the words that `~/.slurm-oci-run` has handed on are out of place: {what} (the first words:"
+            f" {in_ticks(words[:9])})",
+            HANDED_BACK,
+        )
     return problems.RequestShifted(
         f"the words from oci.conf are out of place: {what} (the first words: {in_ticks(words[:9])})",
         "white space, a quote or a sign of the shell in the image's path does this where oci.conf has"

@@ -23,16 +23,16 @@ def read(words: "Sequence[str]", environ: "Mapping[str, str]") -> Request:
     if len(words) < len(FIELDS):
         from slurm_oci import breakage
 
-        raise breakage.few(words)
+        raise breakage.few(words, environ)
     bundle, spool, user, uid, node, job, step, task = words[:8]
     command = tuple(words[8:])
     numbers = {"UID": uid, "JOB": job, "STEP": step, "TASK": task}
     wrong = [name for name, word in numbers.items() if not is_number(word)]
     if wrong:
         found = ", ".join(f"{name} is `{numbers[name]}`" for name in wrong)
-        raise shifted(f"{found}: expected a number", words)
+        raise shifted(f"{found}: expected a number", words, environ)
     if int(uid) != os.geteuid():
-        raise shifted(f"UID is `{uid}`, but this process runs as {os.geteuid()}", words)
+        raise shifted(f"UID is `{uid}`, but this process runs as {os.geteuid()}", words, environ)
     if bundle == FROM_LINE and "SLURM_OCI_LINE" in environ:
         from slurm_oci.line import decode
 
@@ -45,7 +45,7 @@ def is_number(word: str) -> bool:
     return 0 < len(word) <= 20 and word.isascii() and word.isdecimal() and str(int(word)) == word
 
 
-def shifted(what: str, words: "Sequence[str]") -> Problem:
+def shifted(what: str, words: "Sequence[str]", environ: "Mapping[str, str]") -> Problem:
     from slurm_oci import breakage
 
-    return breakage.shifted(what, words)
+    return breakage.shifted(what, words, environ)
