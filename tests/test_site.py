@@ -345,6 +345,17 @@ def test_a_task_is_run_as_the_rules_say_and_explain_answers_for_a_partition(slur
             " see `allow_runtimes` and `refuse_runtimes`", True,
         ),
         (
+            '[executables]\ncrun = "/x"\ncharliecloud = "/x"\n',
+            "3: `executables.charliecloud` is a runtime's name, and no program's: `charliecloud` starts"
+            " `ch-run`; name the program", False,
+        ),
+        (
+            '[runtimes.a]\nrun = ["a"]\naccepts = ["oci-bundle"]\n'
+            '[runtimes.b]\nrun = ["b", "%r"]\naccepts = ["oci-bundle", "rootfs"]\n',
+            "5: `runtimes.b.run` has no `%@`: the commands of tasks do not reach it;"
+            " add it, as a word of its own", False,
+        ),
+        (
             '[arguments]\nunshare = ["-x"]\n',
             "2: `arguments.unshare` has words for a runtime that takes none of a site's: its tasks are"
             " refused; take them out", True,

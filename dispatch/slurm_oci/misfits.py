@@ -4,7 +4,7 @@ The file is valid all the same: another node or a plugin that comes later may ha
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import attrs
 
@@ -31,6 +31,10 @@ class Misfit:
         return f"{self.file}:{self.line}: {self.message}; {self.cure}"
 
 
+def in_ticks(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
 def misfits(gathered: Gathered) -> Iterator[Misfit]:
     """By the keys of site.toml, in the order in which `site` shows them."""
     path = os.path.join(gathered.prefix, site.NAME)
@@ -54,6 +58,11 @@ def misfits(gathered: Gathered) -> Iterator[Misfit]:
         setting, _, name = text.partition("=")
         if setting == "runtime" and name and name not in known:
             yield stranger(("refuse", number), name, False)
+    for name in wanted.executables:
+        programs = known[name].executables if name in known else ()
+        if programs and name not in programs:
+            message = f"is a runtime's name, and no program's: `{name}` starts {in_ticks(programs)}"
+            yield misfit(("executables", name), message, "name the program", False)
     for name in wanted.arguments:
         place: Place = ("arguments", name)
         if name not in known:
@@ -61,6 +70,10 @@ def misfits(gathered: Gathered) -> Iterator[Misfit]:
         elif wanted.arguments[name] and "arguments" not in known[name].carries:
             message = "has words for a runtime that takes none of a site's: its tasks are refused"
             yield misfit(place, message, "take them out", True)
+    for name, made in wanted.runtimes.items():
+        if "%@" not in made.run and set(made.accepts) != {"oci-bundle"}:  # whose config.json can have one
+            message = "has no `%@`: the commands of tasks do not reach it"
+            yield misfit(("runtimes", name, "run"), message, "add it, as a word of its own", False)
     tables: list[tuple[Place, Mapping[str, str]]] = [
         (("defaults",), wanted.defaults),
         (("forced",), wanted.forced),
