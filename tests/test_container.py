@@ -336,6 +336,19 @@ def test_of_a_file_a_path_that_srun_found_becomes_a_name_where_that_is_asked_for
     assert command("/usr/bin/python3", "as-given") == ("/usr/bin/python3", "-c")
 
 
+def test_a_directory_that_does_not_look_like_an_image_is_said_to(tmp_path):
+    """As the one in which the images lie."""
+    (tmp_path / "tools.sqsh").write_text("")
+    with pytest.raises(CommandMissing) as caught:
+        built(tmp_path, "/bin/sh")
+    hint = "it has neither `bin` nor `usr`, and holds `tools.sqsh`: is the image in it, or elsewhere?"
+    assert caught.value.hints[0] == hint
+    (tmp_path / "usr").mkdir()
+    with pytest.raises(CommandMissing) as caught:
+        built(tmp_path, "/bin/sh")
+    assert hint not in caught.value.hints
+
+
 @pytest.mark.parametrize("image", [Image("a.sif", "sif", "/a.sif"), None])
 def test_an_empty_command_word_is_named(root, image):
     """No program is called so; a variable was empty."""

@@ -154,11 +154,15 @@ def nearby(path: str) -> list[str]:
     base = path.rstrip("/")
     if near:
         return ["did you mean " + ", or ".join(f"`{shown(f'{base}/{name}')}`" for name in near) + "?"]
+    return [f"`{shown(path)}` is there, and {holding(names)}"]
+
+
+def holding(names: list[str]) -> str:
+    """What a folder with these names holds, for a sentence about it."""
     seen = [name for name in names if not name.startswith(".")]
     if not seen:
-        return [f"`{shown(path)}` is there, and is empty"]
-    listed = ", ".join(f"`{shown(name)}`" for name in seen[:5]) + (", …" if len(seen) > 5 else "")
-    return [f"`{shown(path)}` is there, and holds {listed}"]
+        return "holds nothing but hidden files" if names else "is empty"
+    return "holds " + ", ".join(f"`{shown(name)}`" for name in seen[:5]) + (", …" if len(seen) > 5 else "")
 
 
 def unknown(path: str, head: bytes) -> Problem:

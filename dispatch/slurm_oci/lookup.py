@@ -11,7 +11,10 @@ from slurm_oci.container import workdir_missing
 from slurm_oci.job import STANDARD_PATH, content
 from slurm_oci.problems import Problem, nearest
 from slurm_oci.rootfs import find_command, is_below, resolve
-from slurm_oci.values import Container, Value
+from slurm_oci.values import TYPE_CHECKING, Container, Image, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 OF_APPTAINER = "/.singularity.d/env"  # scripts that it reads inside, which may set any PATH
 OF_ENROOT = "/etc/environment"  # lines that it reads inside
@@ -73,9 +76,13 @@ def missing(program: str, inside: str, path: str, container: Container) -> Probl
     name, image = os.path.basename(program), container.image
     near = nearest(name, programs(image.root, path)) if name and image.root and not inside else ""
     meant = [f"did you mean `{near}`?"] if near else []
+    unlike = [*no_root_file_system(image)]
     if program == name:
         return problems.CommandMissing(
-            f"the image `{image.name}` has no `{name}` in its PATH", *meant, f"it was looked for in {path}"
+            f"the image `{image.name}` has no `{name}` in its PATH",
+            *unlike,
+            *meant,
+            f"it was looked for in {path}",
         )
     if inside:
         hint = f"the image has `{inside}`: write that, or set SLURM_OCI_COMMAND=in-image"
@@ -85,9 +92,23 @@ def missing(program: str, inside: str, path: str, container: Container) -> Probl
         hint = "write the path that it has in the image, or set SLURM_OCI_COMMAND=in-image"
     return problems.CommandMissing(
         f"the image `{image.name}` has no `{program}`",
+        *unlike,
         f"srun looks a bare `{name}` up on the submit host and passes what it finds there; {hint}",
         *meant,
     )
+
+
+def no_root_file_system(image: Image) -> "Iterator[str]":
+    """That a directory does not look like one: any without a `config.json` is taken for an image."""
+    if image.kind != "rootfs" or any(resolve(image.root, top)[1] for top in ("/bin", "/usr")):
+        return
+    try:
+        names = sorted(os.listdir(image.root))
+    except OSError:
+        return
+    from slurm_oci.image_problems import holding
+
+    yield f"it has neither `bin` nor `usr`, and {holding(names)}: is the image in it, or elsewhere?"
 
 
 def require_interpreter(container: Container) -> None:
