@@ -197,16 +197,27 @@ def as_owner(uid: int, wanted: Wanted, seconds: float) -> Found:
         be_owner(uid, wanted, end)
     os.close(end)
     try:
-        told = json.loads(read(answer, time.monotonic() + seconds) or '"its process was killed"')
-    except TimeoutError:
-        os.killpg(child, signal.SIGKILL)  # with what it has started
-        raise
+        told = json.loads(read(answer, time.monotonic() + seconds))
+    except ValueError:  # nothing, or a part: its user may kill it at any moment
+        told = "its process was killed"
     finally:
         os.close(answer)
-        os.waitpid(child, 0)
+        end_for_good(child)
     if isinstance(told, str):
         raise OSError(told)
     return Found([Left(**left) for left in told["left"]], told["wrong"], told["nodes"])
+
+
+def end_for_good(child: int) -> None:
+    """Ends the owner's child with what it has started, whatever he makes of it. Nobody waits for one that
+    a file system of his does not let go: no signal ends that, and it goes when the file system does."""
+    for kill in (os.killpg, os.kill):
+        with contextlib.suppress(OSError):
+            kill(child, signal.SIGKILL)
+    for _ in range(100):
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return
+        time.sleep(0.01)
 
 
 def be_owner(uid: int, wanted: Wanted, end: int) -> NoReturn:
