@@ -175,18 +175,35 @@ def home_of(uid: int) -> str:
 def owners(wanted: Wanted) -> list[int]:
     """The users who may have a state root here, by the names in directories that are nobody's own.
 
-    Anybody can make such a name; whether what it names is its user's is for the user to find out.
+    Anybody can make such a name, and thousands: one that belongs to another than it names gives nobody
+    a turn. Whether it is a state root is for the user to find out.
     """
-    names = [
-        name for folder in (wanted.base, wanted.cache or cache.BASE, "/run/user") for name in listed(folder)
+    named = [
+        (os.path.join(folder, name), name)
+        for folder in (wanted.base, wanted.cache or cache.BASE, "/run/user")
+        for name in listed(folder)
     ]
     for folder in state.SHARED:
-        names += [
-            n[len("slurm-oci-") :].partition(".")[0] for n in listed(folder) if n.startswith("slurm-oci-")
+        named += [
+            (os.path.join(folder, name), name[len("slurm-oci-") :].partition(".")[0])
+            for name in listed(folder)
+            if name.startswith("slurm-oci-")
         ]
-    numbers = {int(name) for name in names if name.isascii() and name.isdecimal() and len(name) < 11}
+    numbers = {
+        int(name)
+        for path, name in named
+        if name.isascii() and name.isdecimal() and len(name) < 11 and may_be_of(path, int(name))
+    }
     numbers |= {owner(os.path.join(SHM, name)) for name in listed(SHM) if MEETING.fullmatch(name)} - {-1}
     return sorted(number for number in numbers if number < 2**32 - 1)  # which setresuid(2) takes for none
+
+
+def may_be_of(path: str, uid: int) -> bool:
+    """Whether what is there belongs to the user; yes where root may not look, as into a FUSE of his."""
+    try:
+        return os.lstat(path).st_uid == uid
+    except OSError:
+        return True
 
 
 def as_owner(uid: int, wanted: Wanted, seconds: float) -> Found:
