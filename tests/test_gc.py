@@ -420,7 +420,7 @@ def test_root_believes_no_name(node, place):
 @only_root
 def test_names_that_another_has_made_give_nobody_a_turn(node):
     """A user could make them by the thousand, and each turn takes a process."""
-    (left,) = node.leave(name(dead()))
+    node.leave(name(dead()))
     for number in range(70000, 70010):
         (node.base / str(number)).mkdir()
         os.chown(node.base / str(number), OTHER, -1)

@@ -1,6 +1,7 @@
 """A task's private directory: `slurm_oci.state`."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -144,6 +145,31 @@ def test_removing_opens_what_is_closed(place, as_user):
         f"mkdir -p {folder}/a/b/c && touch {folder}/a/b/c/file && chmod 0 {folder}/a/b/c {folder}/a/b {folder}/a"
     )
     as_user(f"exec {sys.executable} -c 'from slurm_oci import state; state.remove(\"{folder}\")'")
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("mode", [0o755, 0])
+def test_removing_gets_to_the_ground(place, as_user, mode):
+    """However many directories lie in each other, also closed ones, and with files beside them: programs
+    make such trees, and neither Python nor the limit of descriptors goes so far."""
+    folder = place / "folder"
+    code = f"""if True:
+        import os, resource
+        from slurm_oci import state
+        folder = {str(folder)!r}
+        os.mkdir(folder)
+        os.chdir(folder)
+        for _ in range(2500):
+            os.mkdir("a")
+            open("file", "w").close()
+            os.chdir("a")
+        for _ in range(2500):
+            os.chdir("..")
+            os.chmod("a", {mode})
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+        state.remove(folder)
+    """
+    as_user(f"exec {sys.executable} -c {shlex.quote(code)}")
     assert not folder.exists()
 
 

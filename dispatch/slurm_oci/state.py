@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 BASE = "/run/slurm-oci"  # made by `install` with mode 1777, as tmpfiles.d does at each boot
 SHARED = ("/tmp", "/var/tmp", "/dev/shm")  # places of last resort, where names can be squatted
 NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)  # nothing that a task could hold
+DEEP = 100  # directories in each other that are gone into: each takes two descriptors
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -265,7 +266,7 @@ def remove(path: str) -> None:
     for _ in range(2):  # a call that failed may not fail again
         try:
             remove_once(path)
-        except (OSError, RecursionError):  # with some hundred directories in each other: each gets further
+        except OSError:
             pass
         if is_gone(path):
             return
@@ -293,7 +294,8 @@ def holds_mounts(path: str) -> bool:
         return os.fsencode(place) in file.read()
 
 
-def remove_entry(parent: int, entry: str) -> None:
+def remove_entry(parent: int, entry: str, top: int = -1, depth: int = 0) -> None:
+    """`top` and `depth`: the directory in which this began, and how far below it `parent` is."""
     try:
         os.unlink(entry, dir_fd=parent)
         return
@@ -306,10 +308,16 @@ def remove_entry(parent: int, entry: str) -> None:
     except OSError:
         return
     try:
-        if mount_of(place) == mount_of(parent):
-            empty(place)
-        else:
+        if mount_of(place) != mount_of(parent):
             unmount(f"{os.readlink(by_number(parent))}/{entry}")
+        elif depth < DEEP:
+            empty(place, top, depth)
+        else:
+            open_up(by_number(place))
+            os.rename(entry, os.urandom(16).hex(), src_dir_fd=parent, dst_dir_fd=top)
+            return
+    except OSError:
+        pass
     finally:
         close(place)
     try:
@@ -318,16 +326,20 @@ def remove_entry(parent: int, entry: str) -> None:
         pass
 
 
-def empty(place: int) -> None:
+def empty(place: int, top: int, depth: int) -> None:
+    """Removes what is in a directory. What lies too deep is moved into the `top` one, to be next there."""
+    open_up(by_number(place))  # an image's own may be closed even to its owner
+    folder = os.open(by_number(place), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        if os.stat(place).st_mode & 0o700 != 0o700:  # an image's own may be closed even to its owner
-            os.chmod(by_number(place), 0o700)
-        folder = os.open(by_number(place), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return
-    try:
-        for name in os.listdir(folder):
-            remove_entry(folder, name)
+        if depth:
+            for name in os.listdir(folder):
+                remove_entry(folder, name, top, depth + 1)
+            return
+        seen: set[str] = set()
+        while names := set(os.listdir(folder)) - seen:
+            for name in names:
+                remove_entry(folder, name, folder, depth + 1)
+            seen |= names
     finally:
         close(folder)
 
