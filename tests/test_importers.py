@@ -154,12 +154,29 @@ def test_an_image_that_is_not_in_a_layout_is_named(tmp_path, listed, wanted, wor
         importing.manifest_of(layout(tmp_path, *listed), wanted)
 
 
-@pytest.mark.parametrize("listed", [None, "a", {"a": 1}, ["a"], [{"annotations": None}, "a"]])
+@pytest.mark.parametrize(
+    "listed",
+    [None, "a", {"a": 1}, ["a"], [{"annotations": None}, "a"], [{"annotations": {importing.REF_NAME: 5}}, A]],
+)
 def test_an_index_that_lists_no_images_is_damaged(tmp_path, listed):
     """Whoever has made it: no mistake of this program's."""
     path = layout(tmp_path)
     (tmp_path / "layout/index.json").write_text(json.dumps({"manifests": listed}))
     with pytest.raises(ImageBroken, match=r"index\.json` has no list of images"):
+        importing.manifest_of(path, "")
+
+
+@pytest.mark.parametrize("digest", [None, 5, "../../../../tmp/x", "sha256:../x"])
+def test_a_manifest_has_a_digest(tmp_path, digest):
+    """Its name in the cache is made of it."""
+    with pytest.raises(ImageBroken, match="names a blob by"):
+        importing.manifest_of(layout(tmp_path, {**A, "digest": digest}), "")
+
+
+def test_an_index_that_is_nested_too_deeply_is_damaged(tmp_path):
+    path = layout(tmp_path)
+    (tmp_path / "layout/index.json").write_text('{"manifests":' + "[" * 100_000)
+    with pytest.raises(ImageBroken, match="is not valid JSON: maximum recursion depth"):
         importing.manifest_of(path, "")
 
 

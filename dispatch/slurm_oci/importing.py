@@ -197,9 +197,10 @@ def manifest_of(layout: str, wanted: str) -> "dict[str, Any]":
         )
     chosen: dict[str, Any] = found[0]
     for _ in range(3):  # an index in an index in an index
+        place = blob(layout, chosen)  # also of a manifest, whose digest is a name in the cache
         if chosen.get("mediaType") not in INDEXES:
             return chosen
-        chosen = of_this_machine(manifests_in(blob(layout, chosen)), layout)
+        chosen = of_this_machine(manifests_in(place), layout)
     return chosen
 
 
@@ -208,7 +209,10 @@ def manifests_in(path: str) -> "list[dict[str, Any]]":
     listed = read_json(path).get("manifests", [])
     keys = ("annotations", "platform")
     if not isinstance(listed, list) or not all(
-        isinstance(one, dict) and all(isinstance(one.get(key, {}), dict) for key in keys) for one in listed
+        isinstance(one, dict)
+        and all(isinstance(one.get(key, {}), dict) for key in keys)
+        and isinstance(one.get("annotations", {}).get(REF_NAME, ""), str)
+        for one in listed
     ):
         raise ImageBroken(f"`{path}` has no list of images", DAMAGED)
     return listed
@@ -247,7 +251,7 @@ def read_json(path: str) -> "dict[str, Any]":
             f"cannot read `{path}`: {error.strerror}",
             "the layout is damaged, or not yours to read: `ls -lR` shows it",
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ImageBroken(
             f"`{path}` is not valid JSON: {error}",
             DAMAGED,
