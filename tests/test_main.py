@@ -474,17 +474,26 @@ def test_a_drop_in_is_a_runtime_like_any_other(slurm, stand_in, image):
 
 
 @pytest.mark.parametrize(
-    "plan", ["1 / 0", "None", "[]", "Plan((), {})", "Plan((1,), {})", "__import__('sys').exit(3)"]
+    "plan",
+    [
+        *("1 / 0", "None", "[]", "Plan((), {})", "Plan((1,), {})", "__import__('sys').exit(3)"),
+        *("Plan((1,), dict(container.job.env))", "Plan(('/bin/true',), {**container.job.env, 'N': 4})"),
+        *("Plan(('/bin/true',), None)", "Plan(('/bin/true',), {}, notes=(5,))"),
+        "Plan(('/bin/true',), {}, prepare=(('/bin/true', 5),), folders=('a',))",
+    ],
 )
 def test_a_plugin_whose_plan_fails_is_named(slurm, stand_in, image, plan):
-    """Its mistake is told as such: 125, no traceback, and nobody thinks it was the job."""
+    """Its mistake is told as such: 125, no traceback, nobody thinks it was the job, and nothing is shown
+    of the job's variables."""
     text = GOOD[: GOOD.index("    return Plan")] + f"    return {plan}\n"
     plugin(slurm, "mine.py", text)
     stand_in("mine")
     slurm.job["SLURM_OCI_RUNTIME"] = "mine"
+    slurm.job["API_TOKEN"] = "s3cr3t"
     ended = slurm.run(image, "/bin/echo")
     assert (ended.status, ended.code) == (125, "plugin-failed")
     assert "`mine`" in ended.err
+    assert "s3cr3t" not in ended.err
 
 
 def test_an_interrupt_while_deciding_ends_the_task_without_a_word(slurm, stand_in, image):

@@ -343,12 +343,32 @@ def refuse_what_is_not_carried(
 def planned(runtime: Runtime, box: Container) -> Plan:
     """The runtime's plan. Raises PluginFailed for what is none, and any problem that it raises."""
     plan: Plan = by_plugin(runtime, lambda: runtime.plan(box))
-    if not isinstance(plan, Plan) or not plan.argv or not all(isinstance(word, str) for word in plan.argv):
+    fault = fault_of(plan)
+    if fault:  # and no more of the plan, which has all of the job's variables
         raise problems.PluginFailed(
-            f"the plugin of `{runtime.name}` gave no plan that can be carried out: {plan!r}",
+            f"the plugin of `{runtime.name}` gave no plan that can be carried out: {fault}",
             "tell its author; `slurm-oci-plugins list` shows where it comes from",
         )
     return plan
+
+
+def fault_of(plan: "Any") -> str:
+    """What is wrong with what a plugin gave as its plan, if anything is."""
+    if not isinstance(plan, Plan):
+        return f"it is of the type {type(plan).__name__}"
+    if not plan.argv:
+        return "its argv is empty"
+    for what, texts in (
+        ("argv", lambda: plan.argv),
+        ("env", lambda: (*plan.env.keys(), *plan.env.values())),
+        ("notes", lambda: plan.notes),
+        ("prepare", lambda: [word for argv in plan.prepare for word in argv]),
+    ):
+        try:
+            "".join(texts())
+        except (AttributeError, TypeError) as error:
+            return f"in its {what}, {error}"
+    return ""
 
 
 def by_plugin(runtime: Runtime, function: "Callable[[], Any]") -> "Any":
