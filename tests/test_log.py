@@ -107,6 +107,27 @@ def test_a_log_that_cannot_be_written_harms_no_task(slurm, log, rootfs, stand_in
     assert (ended.status, ended.out, ended.err) == (0, "ran\n", "")
 
 
+def test_a_line_that_is_cut_short_is_taken_back(tmp_path):
+    """By a limit here, as by a full disk: the next task's line begins a line."""
+    path = tmp_path / "log"
+    code = f"""if True:
+        import os, resource, signal
+        from slurm_oci import log
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        for limit in (20, 25, 60):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+            descriptor = log.opened({str(path)!r})
+            try:
+                log.put(descriptor, b"a line of 20 signs.\\n")
+            except OSError as error:
+                print(error.strerror)
+            os.close(descriptor)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    assert path.read_text() == "a line of 20 signs.\n" * 2
+
+
 def test_a_refused_image_s_line_has_its_kind(slurm, log, rootfs):
     """As far as the decision has come."""
     slurm.job["SLURM_OCI_RUNTIME"] = "aptainer"

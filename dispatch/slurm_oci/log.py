@@ -77,17 +77,27 @@ class Record:
             descriptor = opened(self.target)
         except OSError:
             return
-        for step in (lambda: os.write(descriptor, line.encode() + b"\n"), lambda: os.close(descriptor)):
-            try:
-                step()
-            except OSError:
-                pass
+        try:
+            put(descriptor, line.encode() + b"\n")
+        except OSError:
+            pass
+        state.close(descriptor)
 
 
 def opened(path: str) -> int:
     """The log's descriptor. Raises OSError."""
     # O_NONBLOCK: should it be a FIFO that nobody reads, no task waits for a reader.
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+
+
+def put(descriptor: int, line: bytes) -> None:
+    """Writes the line. Of one that the disk, a quota or a limit cuts short the beginning is taken back, or
+    the next task's line would be lost behind it. Raises OSError, as for what is no file."""
+    written = os.write(descriptor, line)
+    if written < len(line):
+        end = os.lseek(descriptor, 0, os.SEEK_CUR)
+        if os.fstat(descriptor).st_size == end:  # else another's line is behind it already
+            os.ftruncate(descriptor, end - written)
 
 
 def milliseconds() -> "int | None":
