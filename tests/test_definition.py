@@ -308,6 +308,16 @@ def test_a_value_of_the_wrong_type_is_shown_as_it_is_written(tmp_path, line, hin
     assert caught.value.hints[0] == hint
 
 
+def test_a_secret_of_the_wrong_type_is_not_shown(tmp_path):
+    """Errors of tasks stand in files that others may read."""
+    path = tmp_path / "env.toml"
+    path.write_text('image = "/i"\n[env]\nAPI_KEY = 123456\n')
+    with pytest.raises(SettingInvalid) as caught:
+        read(str(path), job())
+    assert caught.value.message == f"{path}:3: `env.API_KEY` is of type int: expected a text"
+    assert caught.value.hints[0] == 'as in: [env] and below it API_KEY = "text"'
+
+
 @pytest.mark.parametrize(
     ("text", "line", "message"),
     [

@@ -15,6 +15,7 @@ from slurm_oci.container import IMAGES_OWN
 from slurm_oci.image import absolute, classify
 from slurm_oci.positions import Positions
 from slurm_oci.problems import nearest
+from slurm_oci.secret import is_secret
 from slurm_oci.settings import CHOICES, split
 from slurm_oci.values import TYPE_CHECKING, Job, Value
 
@@ -313,7 +314,8 @@ class Reader:
     def require(self, value: "Any", kind: type, expected: str, *place: "str | int", hint: str = "") -> "Any":
         if isinstance(value, kind):
             return value
-        shown = repr(value) if len(repr(value)) < 80 else f"a {type(value).__name__}"
+        is_shown = len(repr(value)) < 80 and not is_secret(str(place[-1]))
+        shown = repr(value) if is_shown else f"of type {type(value).__name__}"
         name = ".".join(str(key) for key in place if isinstance(key, str))
         number = f" (element {place[-1] + 1})" if isinstance(place[-1], int) else ""
         example = f"as in: {self.example(value, *place)}"
@@ -330,7 +332,8 @@ class Reader:
             return f"{key} = true"
         if key in ("env", "annotations"):
             plain = str(value).lower() if isinstance(value, bool) else value
-            text = plain if isinstance(plain, str | int | float) else "text"
+            is_shown = isinstance(plain, str | int | float) and not is_secret(str(place[-1]))
+            text = plain if is_shown else "text"
             return f'[{key}] and below it {".".join(map(str, place[1:])) or "NAME"} = "{text}"'
         texts = {"mounts": "/data:/data:ro", "workdir": "/work", "image": "/path/to/image.sqsh"}
         text = next((one for one in (value, *leading(value)) if isinstance(one, str)), "")
