@@ -10,11 +10,14 @@ import ctypes
 import os
 import shutil
 import signal
+import stat
+import struct
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import attrs
 import pytest
@@ -427,6 +430,52 @@ def namespaces_allowed() -> bool:
 
 
 NAMESPACES = namespaces_allowed()
+
+
+@pytest.fixture
+def fuse():
+    """Lays a FUSE of a user's over a directory: open to all if its program says that `owner` has it, and
+    closed to all; else it takes all questions of the kernel's and answers none."""
+    servers = []
+
+    def make(place: Path, user: int, owner: int | None = None) -> None:
+        try:
+            served = os.open("/dev/fuse", os.O_RDWR)
+        except OSError as error:
+            pytest.skip(f"no FUSE here: {error.strerror}")
+        data = f"fd={served},rootmode=40000,user_id={user},group_id=65534"
+        data += ",allow_other" if owner is not None else ""
+        if ctypes.CDLL(None, use_errno=True).mount(b"fuse", bytes(place), b"fuse", 6, data.encode()):
+            pytest.skip(f"no mounting here: {os.strerror(ctypes.get_errno())}")
+        answer_init(served)
+        server = os.fork()
+        if server == 0:
+            serve(served, owner)
+        os.close(served)
+        servers.append((server, place))
+
+    yield make
+    for server, place in servers:
+        os.kill(server, signal.SIGKILL)  # which lets go of all who wait
+        os.waitpid(server, 0)
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def answer_init(served: int) -> None:
+    number = struct.unpack_from("<Q", os.read(served, 1 << 16), 8)[0]  # linux/fuse.h
+    reply(served, number, struct.pack("<6I", 7, 31, 0, 0, 0, 4096).ljust(64, b"\0"))
+
+
+def serve(served: int, owner: int | None) -> NoReturn:
+    while True:
+        operation, number = struct.unpack_from("<IQ", os.read(served, 1 << 16), 4)
+        if operation == 3 and owner is not None:  # FUSE_GETATTR
+            numbers = (stat.S_IFDIR | 0o700, 2, owner, owner, 0, 4096, 0)
+            reply(served, number, struct.pack("<2Q 6Q 3I 7I", 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, *numbers))
+
+
+def reply(served: int, number: int, content: bytes) -> None:
+    os.write(served, struct.pack("<IiQ", 16 + len(content), 0, number) + content)
 
 
 @pytest.fixture

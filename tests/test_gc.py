@@ -1,12 +1,10 @@
 """What killed tasks leave, and who may remove it: `slurm-oci-plugins gc` and the epilog."""
 
-import ctypes
 import json
 import os
 import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -502,44 +500,14 @@ def test_an_owner_who_stops_his_child_after_its_answer_stops_nobody(node, monkey
 
 
 @only_root
-def test_an_owner_whose_file_system_keeps_his_child_does_not_hold_up_the_others(node, monkeypatch, hung):
+def test_an_owner_whose_file_system_keeps_his_child_does_not_hold_up_the_others(node, monkeypatch, fuse):
     """Where a program of his takes the kernel's question and never answers, not even SIGKILL ends it."""
-    hung(node.root(ORDINARY))
+    fuse(node.root(ORDINARY), ORDINARY)
     (left,) = node.leave(name(dead()), uid=OTHER)
     monkeypatch.setattr(gc, "owners", lambda base: [ORDINARY, OTHER])
     found = gc.collect(gc.Wanted(NODE, str(node.base)), seconds=0.5)
     assert [left.path for left in found.left] == [str(left)]
     assert found.wrong == [f"uid {ORDINARY}: gave no answer in time, and was ended"]
-
-
-@pytest.fixture
-def hung():
-    """Lays a FUSE of its owner's over a directory, whose program takes all questions and answers none."""
-    servers = []
-
-    def make(place: Path) -> None:
-        try:
-            served = os.open("/dev/fuse", os.O_RDWR)
-        except OSError as error:
-            pytest.skip(f"no FUSE here: {error.strerror}")
-        data = f"fd={served},rootmode=40000,user_id={place.stat().st_uid},group_id={gc.NOBODY}".encode()
-        if ctypes.CDLL(None, use_errno=True).mount(b"fuse", bytes(place), b"fuse", 6, data):
-            pytest.skip(f"no mounting here: {os.strerror(ctypes.get_errno())}")
-        greeting = os.read(served, 1 << 16)  # linux/fuse.h, FUSE_INIT: the one that it does answer
-        answer = struct.pack("<6I", 7, 31, 0, 0, 0, 4096).ljust(64, b"\0")
-        header = struct.pack("<IiQ", 16 + len(answer), 0, struct.unpack_from("<Q", greeting, 8)[0])
-        os.write(served, header + answer)
-        server = os.fork()
-        while server == 0:
-            os.read(served, 1 << 16)
-        os.close(served)
-        servers.append((server, place))
-
-    yield make
-    for server, place in servers:
-        os.kill(server, signal.SIGKILL)  # which lets go of all who wait
-        os.waitpid(server, 0)
-        subprocess.run(["umount", "--lazy", place], check=True)
 
 
 # The epilog

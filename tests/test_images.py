@@ -12,7 +12,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-from conftest import BUSYBOX, OWN_UID, StandIn, job, make_stand_in, request
+from conftest import BUSYBOX, ORDINARY, OWN_UID, StandIn, job, make_stand_in, request
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +23,7 @@ from slurm_oci.problems import CacheUnavailable, CacheUnsafe, ImportFailed
 from slurm_oci.values import Image, Plan, Settings
 
 NODE = "node1"
+only_root = pytest.mark.skipif(OWN_UID != 0, reason="only root can mount")
 GONE = "node1.{boot}.42.3.5.999999-1"  # no process has this start time
 
 
@@ -143,6 +144,16 @@ def test_a_cache_of_somebody_elses_is_refused(own):
     link.symlink_to(own.path)
     with pytest.raises(CacheUnsafe, match="is no directory"):
         cache.find(own.replace(path=str(link)), "key-a", "sif")
+
+
+@only_root
+def test_a_cache_that_another_user_s_file_system_is_is_refused(own, fuse):
+    """It says that it belongs to the user: its program would say what he executes."""
+    Path(own.path).rename(own.path + ".his")
+    Path(own.path).mkdir()
+    fuse(Path(own.path), ORDINARY, owner=OWN_UID)
+    with pytest.raises(CacheUnsafe, match="is a file system that another user has mounted"):
+        cache.require_safe(own)
 
 
 def test_a_store_may_be_read_by_all_and_written_by_its_owner_alone(own):

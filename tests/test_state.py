@@ -194,6 +194,18 @@ def test_a_root_that_is_open_is_not_used(base, mode):
     assert os.path.dirname(state.root(ME, str(base))) == str(base.parent)
 
 
+@only_root
+def test_a_root_that_is_another_user_s_file_system_is_not_used(base, fuse):
+    """Where users may open theirs to others (`user_allow_other` in fuse.conf): it can say what it likes of
+    its owner, and would have all that tasks write there."""
+    for user, is_used in ((ORDINARY + 1, False), (ORDINARY, True)):
+        place = base / str(user)
+        place.mkdir()
+        fuse(place, user, owner=ORDINARY)
+        assert place.stat().st_uid == ORDINARY
+        assert state.is_private(str(place), ORDINARY) == is_used
+
+
 def test_a_link_in_place_of_the_root_is_not_followed(base):
     """Also where it leads to a directory of the user's own."""
     (base / "mine").mkdir(mode=0o700)

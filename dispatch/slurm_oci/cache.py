@@ -14,6 +14,7 @@ import stat
 
 from slurm_oci.image import tag
 from slurm_oci.problems import CacheUnsafe
+from slurm_oci.state import is_of_another_s_making
 from slurm_oci.values import TYPE_CHECKING, Image, Job, Request, Value
 
 if TYPE_CHECKING:
@@ -111,6 +112,15 @@ def require_safe(cache: Cache) -> None:
                 "the site: `owner` in [images] of site.toml names the account that fills the store"
                 if cache.is_store
                 else "somebody else was there first: ask the site to remove it",
+            )
+        if (
+            path == cache.path
+            and not cache.is_store
+            and is_of_another_s_making(path, found.st_dev, cache.owners[0])
+        ):
+            raise CacheUnsafe(
+                f"`{path}` holds unpacked images and is a file system that another user has mounted",
+                "somebody else was there first: ask the site to unmount it",
             )
         if found.st_mode & closed:
             who = "others than its owner" if cache.is_store else "others"

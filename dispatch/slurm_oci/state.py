@@ -112,7 +112,25 @@ def is_private(folder: str, uid: int) -> bool:
         found = os.lstat(folder)
     except OSError:
         return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == uid and not found.st_mode & 0o077
+    is_his = stat.S_ISDIR(found.st_mode) and found.st_uid == uid and not found.st_mode & 0o077
+    return is_his and not is_of_another_s_making(folder, found.st_dev, uid)
+
+
+def is_of_another_s_making(folder: str, device: int, uid: int) -> bool:
+    """Whether another user has mounted a file system of his own (FUSE) at `folder`: its program says whose
+    it is, sees what is written there and answers what it likes."""
+    try:
+        if os.stat(os.path.dirname(folder)).st_dev == device:
+            return False
+        number = b" %d:%d " % (os.major(device), os.minor(device))
+        with open("/proc/self/mountinfo", "rb", 0) as file:
+            found = [line for line in file.read().splitlines() if number in line and b" - fuse" in line]
+    except OSError:
+        return True
+    users = (b"user_id=0", b"user_id=%d" % uid)
+    return any(
+        user not in users for line in found for user in line.split(b",") if user.startswith(b"user_id=")
+    )
 
 
 def open_up(folder: str) -> None:
