@@ -47,6 +47,23 @@ def test_a_directory_is_copied(rootfs, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["it's a root", "it's made"]
 
 
+def test_nothing_in_a_bundle_gives_anybody_its_maker_s_rights(rootfs, tmp_path):
+    """Everybody can start what is in it, outside of any container."""
+    program = rootfs / "bin/sh"
+    if not os.geteuid():
+        os.setxattr(program, "security.capability", bytes.fromhex("0100000280000000" + "00" * 12))
+    program.chmod(0o6755)
+    (rootfs / "bin").chmod(0o2755)
+    (rootfs / "closed").mkdir()
+    shutil.copy2(program, rootfs / "closed")
+    (rootfs / "closed").chmod(0o005)
+    make(chosen(str(rootfs)), str(tmp_path / "made"), ME, quiet)
+    made = tmp_path / "made/rootfs"
+    for path in (made / "bin/sh", made / "closed/sh", made / "bin"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o755
+        assert "security.capability" not in os.listxattr(path)
+
+
 def test_a_bundle_keeps_what_its_process_was(rootfs, tmp_path):
     """Words, variables and directory; not its mappings, which were its maker's."""
     first, second = str(tmp_path / "first"), str(tmp_path / "second")

@@ -818,6 +818,33 @@ def test_prefetch_unpacks_before_jobs_need_it(site, layout, stand_in):
     assert Path(path, "image", "rootfs").stat().st_mode & 0o777 == 0o755
 
 
+def test_nothing_in_the_store_gives_anybody_its_owner_s_rights(site, layout, stand_in):
+    """Everybody can start what is in it, outside of any container."""
+    odd = "chmod 6755 result/rootfs/bin/sh; chmod 2777 result/rootfs/tmp ;;\nruntime-config)"
+    stand_in("umoci", UMOCI.replace("BUSYBOX", BUSYBOX).replace(";;\nruntime-config)", f"; {odd}", 1))
+    with (site.prefix / "site.toml").open("a") as file:
+        file.write(f'store = "{site.place}/store"\n')
+    command = [site.prefix / "bin" / "slurm-oci-plugins", "prefetch", "--store", layout]
+    env = {"PATH": f"{site.place}/bin:/usr/bin:/bin"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    root = Path(done.stdout.strip(), "image", "rootfs")
+    assert [(root / name).stat().st_mode & 0o7777 for name in ("bin/sh", "tmp")] == [0o755, 0o755]
+
+
+def test_the_files_of_an_image_are_seen_however_deep(tmp_path):
+    """Python itself does not go a thousand directories deep."""
+    place = os.getcwd()
+    try:
+        os.chdir(tmp_path)
+        for _ in range(1200):
+            os.mkdir("a")
+            os.chdir("a")
+        assert len([*images.walk(str(tmp_path))]) == 1201
+    finally:
+        os.chdir(place)
+        state.remove(str(tmp_path / "a"))
+
+
 def test_without_an_importer_each_runtime_says_what_it_needs(site, layout):
     """One line a runtime; no trial and error."""
     ended = site.run(layout, "/bin/sh")

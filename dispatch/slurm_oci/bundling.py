@@ -17,7 +17,7 @@ from typing import Any
 
 import attrs
 
-from slurm_oci import bundle, importers, importing, rootfs, state
+from slurm_oci import bundle, images, importers, importing, rootfs, state
 from slurm_oci.choose import find_executable
 from slurm_oci.container import HOST
 from slurm_oci.image import KINDS, classify
@@ -247,6 +247,7 @@ def make(way: Way, dest: str, user: pwd.struct_passwd, tell: Callable[[str], Non
             run(way, work, tell)
             write_config(way, work, user)
             result = os.path.join(work, RESULT)
+            images.without_privileges(result)
             os.chmod(result, OF_BUNDLE)
             if os.path.lexists(dest):
                 raise BundleRefused(f"`{dest}` has come up meanwhile", "name another place")

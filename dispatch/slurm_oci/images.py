@@ -285,11 +285,27 @@ def made_from(place: str) -> str:
 
 def readable(folder: str) -> None:
     """Lets everybody read what is in the site's store."""
+    without_privileges(folder)
     for path, mode in walk(folder):
         if not stat.S_ISLNK(mode):
             os.chmod(
                 path, stat.S_IMODE(mode) & ~0o022 | (0o555 if stat.S_ISDIR(mode) or mode & 0o100 else 0o444)
             )
+
+
+def without_privileges(folder: str) -> None:
+    """Takes away the set-user-id and set-group-id bits and the capabilities (capabilities(7)) of all files in
+    the folder. Whoever can reach it could start them on the node, outside of any container: as the account
+    that has unpacked them, or as root."""
+    for path, mode in walk(folder):
+        if stat.S_ISLNK(mode):
+            continue
+        if mode & (stat.S_ISUID | stat.S_ISGID):
+            os.chmod(path, stat.S_IMODE(mode) & 0o1777)
+        try:
+            os.removexattr(path, "security.capability")
+        except OSError:  # it has none, and the file system need not know of any
+            pass
 
 
 def size(folder: str) -> int:
@@ -300,17 +316,20 @@ def size(folder: str) -> int:
 def walk(folder: str) -> "Iterator[tuple[str, int]]":
     """Everything in the folder and itself, with its type and mode; folders of an image that are closed
     to their owner are opened."""
-    mode = os.lstat(folder).st_mode
-    if mode & 0o700 != 0o700:
-        os.chmod(folder, stat.S_IMODE(mode) | 0o700)
-        mode |= 0o700
-    yield folder, mode
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from walk(entry.path)
-            else:
-                yield entry.path, entry.stat(follow_symlinks=False).st_mode
+    folders = [folder]
+    while folders:
+        folder = folders.pop()
+        mode = os.lstat(folder).st_mode
+        if mode & 0o700 != 0o700:
+            os.chmod(folder, stat.S_IMODE(mode) | 0o700)
+            mode |= 0o700
+        yield folder, mode
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    yield entry.path, entry.stat(follow_symlinks=False).st_mode
 
 
 # Removing
