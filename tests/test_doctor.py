@@ -304,6 +304,7 @@ def test_a_state_base_that_is_not_sticky_is_a_failure(tmp_path):
     [
         ("", "No such file or directory", "install -D -m 622 /dev/null "),
         ("mkdir", "Is a directory", "`syslog`"),
+        ("ln -s /dev/null", "symbolic links", "names the file itself, no link: /dev/null"),
         ("mkfifo -m 622", "nobody reads the FIFO", "start its reader"),
         pytest.param("install -m 644 /dev/null", "Permission denied", "chmod a+w ", marks=only_root),
         pytest.param("install -D -m 622 /dev/null", "Permission denied", "chmod a+x ", marks=only_root),

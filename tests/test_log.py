@@ -89,22 +89,31 @@ def test_a_task_that_cannot_be_started_is_a_line(slurm, log):
     assert lines(log) == [expected(image, status=125, error="image-missing")]
 
 
-@pytest.mark.parametrize("kind", ["missing folder", "folder", "fifo", "closed"])
+@pytest.mark.parametrize("kind", ["missing folder", "missing", "folder", "fifo", "closed", "link"])
 def test_a_log_that_cannot_be_written_harms_no_task(slurm, log, rootfs, stand_in, kind):
-    """Nothing is said, nothing waits."""
+    """Nothing is said, nothing waits; and nothing is made, nor written where a link leads: others may have
+    laid it, to a file of the user's."""
     log.unlink()
+    others = slurm.place / "others"
+    others.touch()
+    others.chmod(0o666)
     if kind == "missing folder":
         text = (slurm.prefix / "site.toml").read_text().replace(str(log), "/no/such/folder/log")
         (slurm.prefix / "site.toml").write_text(text)
     elif kind == "folder":
         log.mkdir()
+    elif kind == "link":
+        log.symlink_to(others)
     elif kind == "fifo":
         subprocess.run(["mkfifo", "-m", "666", log], check=True)
-    else:
+    elif kind == "closed":
         log.touch(0o000)
+    slurm.place.chmod(0o1777)
     stand_in("apptainer", "echo ran")
     ended = slurm.run(rootfs(), "true")
     assert (ended.status, ended.out, ended.err) == (0, "ran\n", "")
+    assert others.read_text() == ""
+    assert log.exists() == (kind not in ("missing folder", "missing"))
 
 
 def test_a_line_that_is_cut_short_is_taken_back(tmp_path):
@@ -114,6 +123,7 @@ def test_a_line_that_is_cut_short_is_taken_back(tmp_path):
         import os, resource, signal
         from slurm_oci import log
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        open({str(path)!r}, "w").close()
         for limit in (20, 25, 60):
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
             descriptor = log.opened({str(path)!r})

@@ -86,8 +86,9 @@ class Record:
 
 def opened(path: str) -> int:
     """The log's descriptor. Raises OSError."""
-    # O_NONBLOCK: should it be a FIFO that nobody reads, no task waits for a reader.
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    # O_NONBLOCK: should it be a FIFO that nobody reads, no task waits for a reader. Not made, and no link
+    # followed: in a directory where others may write it would be the user's own file, wherever they like.
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def put(descriptor: int, line: bytes) -> None:

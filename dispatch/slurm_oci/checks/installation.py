@@ -75,6 +75,8 @@ def log_file(path: str) -> Finding:
             cure = f"`install -D -m 622 /dev/null {word}`: whoever made it first would have it for himself"
         elif error.errno == errno.EISDIR:
             cure = "`log` in site.toml names a file, or `syslog`"
+        elif error.errno == errno.ELOOP:
+            cure = f"`log` in site.toml names the file itself, no link: {os.path.realpath(path)}"
         elif error.errno == errno.ENXIO and stat.S_ISFIFO(found.st_mode):
             return GROUP.warning(
                 "log", f"nobody reads the FIFO {path}: tasks' lines are lost", "start its reader"
