@@ -53,7 +53,7 @@ def test_nothing_in_a_bundle_gives_anybody_its_maker_s_rights(rootfs, tmp_path):
     if not os.geteuid():
         os.setxattr(program, "security.capability", bytes.fromhex("0100000280000000" + "00" * 12))
     program.chmod(0o6755)
-    (rootfs / "bin").chmod(0o2755)
+    (rootfs / "bin").chmod(0o2777)
     (rootfs / "closed").mkdir()
     shutil.copy2(program, rootfs / "closed")
     (rootfs / "closed").chmod(0o005)

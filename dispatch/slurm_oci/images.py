@@ -288,20 +288,18 @@ def readable(folder: str) -> None:
     without_privileges(folder)
     for path, mode in walk(folder):
         if not stat.S_ISLNK(mode):
-            os.chmod(
-                path, stat.S_IMODE(mode) & ~0o022 | (0o555 if stat.S_ISDIR(mode) or mode & 0o100 else 0o444)
-            )
+            os.chmod(path, stat.S_IMODE(mode) | (0o555 if stat.S_ISDIR(mode) or mode & 0o100 else 0o444))
 
 
 def without_privileges(folder: str) -> None:
     """Takes away the set-user-id and set-group-id bits and the capabilities (capabilities(7)) of all files in
     the folder. Whoever can reach it could start them on the node, outside of any container: as the account
-    that has unpacked them, or as root."""
+    that has unpacked them, or as root. Nobody else may change what its owner starts, either."""
     for path, mode in walk(folder):
         if stat.S_ISLNK(mode):
             continue
-        if mode & (stat.S_ISUID | stat.S_ISGID):
-            os.chmod(path, stat.S_IMODE(mode) & 0o1777)
+        if mode & 0o6022:
+            os.chmod(path, stat.S_IMODE(mode) & ~0o6022)
         try:
             os.removexattr(path, "security.capability")
         except OSError:  # it has none, and the file system need not know of any
