@@ -587,7 +587,7 @@ def test_uninstalling_what_is_not_there_is_refused(fresh):
         (["--python", "python3"], "is no absolute path"),
         (["--python", "/bin/true"], "does not run as a Python interpreter"),
         (["--python", "/no/where"], "does not run as a Python interpreter"),
-        (["--prefix", "/tmp/a b"], "has signs that oci.conf or the shell would read"),
+        (["--prefix", "/tmp/a b"], "has characters that oci.conf or the shell would read"),
         (
             ["--prefix", "/tmp/a b"],
             "\n  install into an absolute path of nothing but letters A-Z and a-z, digits, and `/._-+@`\n",

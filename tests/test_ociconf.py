@@ -118,7 +118,13 @@ def test_json_tells_what_was_printed():
     [
         ("multi", "run", "22.05", PREFIX, "Slurm 22.05.0 has no oci.conf of this kind"),
         ("enroot", "create-start", "26.05", PREFIX, "`enroot` has no `create-start` form"),
-        ("multi", "run", "26.05", "/opt/a b", "the prefix `/opt/a b` has signs that oci.conf or the shell"),
+        (
+            "multi",
+            "run",
+            "26.05",
+            "/opt/a b",
+            "the prefix `/opt/a b` has characters that oci.conf or the shell",
+        ),
     ],
 )
 def test_what_cannot_be_had_is_refused(runtime, mode, version, prefix, message):

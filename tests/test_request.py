@@ -73,7 +73,7 @@ def test_the_error_for_shifted_words_names_the_cause_and_the_cure():
         "slurm-oci: error: the words from oci.conf are out of place: UID is `alice`, JOB is `node1`:"
         f" expected a number (the first words: `/my` `image` `/spool` `alice` `{ME}` `node1` `42` `0` `3`)"
         " [request-shifted]",
-        "  white space, a quote or a sign of the shell in the image's path does this where oci.conf has"
+        "  white space, a quote or a special character of the shell in the image's path does this where oci.conf has"
         " %b without quotes, as in the Containers Guide",
         "  the site: install the oci.conf that `slurm-oci-plugins oci-conf` prints; you: use a path"
         " without them",

@@ -67,8 +67,8 @@ def shifted(what: str, words: "Sequence[str]", environ: "Mapping[str, str]") -> 
         )
     return problems.RequestShifted(
         f"the words from oci.conf are out of place: {what} (the first words: {in_ticks(words[:9])})",
-        "white space, a quote or a sign of the shell in the image's path does this where oci.conf has"
-        " %b without quotes, as in the Containers Guide",
+        "white space, a quote or a special character of the shell in the image's path does this where"
+        " oci.conf has %b without quotes, as in the Containers Guide",
         CURE,
     )
 
@@ -90,8 +90,8 @@ def refuse_other_image(asked: Request, told: Job) -> None:
     raise problems.RequestShifted(
         f"oci.conf passed `{asked.bundle}` for the image, but --container was `{named}`: the shell has"
         " read the path, which oci.conf leaves to it",
-        "quotes, `$`, back-ticks, `*`, `?`, `[`, `>` and other signs of the shell do this where oci.conf has"
-        " %b without quotes, as in the Containers Guide",
+        "quotes, `$`, back-ticks, `*`, `?`, `[`, `>` and other special characters of the shell do this"
+        " where oci.conf has %b without quotes, as in the Containers Guide",
         CURE,
     )
 

@@ -107,7 +107,7 @@ def check_python(python: str) -> None:
     if re.search(r"\s", python) or len(python) > 100:
         raise InstallFailed(
             f"`{python}` cannot stand in the first line of a script",
-            "name one without white space and of at most 100 signs: --python PATH",
+            "name one without white space and of at most 100 characters: --python PATH",
         )
     asked = "import sys; print('%d.%d' % sys.version_info[:2])"
     try:

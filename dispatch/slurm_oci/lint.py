@@ -45,7 +45,7 @@ CODES = {  # code -> (severity, what it means)
     "no-task": ("warning", "At a step's end `%t` is -1, and no container is called so."),
     "create-hangs": ("warning", "The container holds what Slurm waits for, and each task hangs."),
     "no-gpu": ("warning", "nvidia-container-runtime adds GPUs only where one of its words is `create`."),
-    "user-in-name": ("warning", "Some users' names hold signs that no container's name may."),
+    "user-in-name": ("warning", "Some users' names hold characters that no container's name may."),
     "run-user": ("warning", "/run/user/UID is there only for users who are logged in or linger."),
     "spank-plugin": ("warning", "A SPANK plugin starts containers as well."),
     "interactive-step": ("warning", "`salloc --container` is not heeded."),

@@ -94,7 +94,7 @@ def multi(prefix: str) -> str:
     that cannot stand in oci.conf's line."""
     if not prefix.startswith("/") or not set(prefix) <= set(PLAIN):
         raise OciConfUnavailable(
-            f"the prefix `{prefix}` has signs that oci.conf or the shell would read",
+            f"the prefix `{prefix}` has characters that oci.conf or the shell would read",
             "install into an absolute path of nothing but letters A-Z and a-z, digits, and `/._-+@`",
         )
     return MULTI.replace("PREFIX", prefix)

@@ -86,7 +86,7 @@ def combine(layers: "Iterable[tuple[str, Mapping[str, Any]]]", cwd: str) -> Sett
 
 
 def read_mounts(value: "str | Iterable[str]", label: str, cwd: str) -> list[Mount]:
-    """The mounts in `src:dst[:ro]`, separated by comma or newline; `\\` takes the next sign as it is.
+    """The mounts in `src:dst[:ro]`, separated by comma or newline; `\\` takes the next character as it is.
 
     Raises SettingInvalid.
     """
@@ -107,7 +107,7 @@ def read_mount(text: str, label: str, cwd: str) -> Mount:
 def written_mount(text: str, label: str, cwd: str) -> Mount:
     """The mount that `text` says, whether its source is there or not."""
     parts = [unescape(part) for part in split(text, ":")]
-    how = "a mount is written SOURCE:TARGET or SOURCE:TARGET:ro; `\\:` and `\\,` stand for the signs"
+    how = "a mount is written SOURCE:TARGET or SOURCE:TARGET:ro; in a path, write `\\:` and `\\,`"
     if len(parts) not in (2, 3) or not all(parts):
         raise problems.SettingInvalid(f"{label} has the mount `{text}`: expected two or three parts", how)
     if parts[2:] not in ([], ["ro"], ["rw"]):

@@ -83,7 +83,7 @@ def gateway_name(name: str) -> str:
     bare = rest if separator else name
     if set(bare) - NAME_SIGNS:
         raise problems.ImageRefused(
-            f"`shifter` would drop signs of the name `{name}`: it knows letters, digits and `_.+-/:@`",
+            f"`shifter` would drop characters of the name `{name}`: it knows letters, digits and `_.+-/:@`",
             "`shifterimg images` lists what it has",
         )
     return f"docker:{bare}"
