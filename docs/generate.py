@@ -78,6 +78,12 @@ CURES = {
     "no bundle can be made of `…`: …": [LAST_LINES],
     "… made no root file system of `…`": [LAST_LINES],
     "`…` cannot be unpacked: …": [LAST_LINES],
+    "… has the mount `…`: there is no `…` on this node": [
+        "is it misspelt, or only on the host that the job was submitted from?",
+        "no blanks belong between the mounts",
+        "the shell leaves `~` as it is after `=` and in quotes: write `$HOME/…`",
+        "nothing replaces variables in `#SBATCH` lines and single quotes: write it in full",
+    ],
     "no template is called `…`": ["did you mean `…`?", "`slurm-oci-plugins template` lists them"],
     "the catalog cannot be compiled": [LAST_LINES],
     "there is no place for the task's private directory": [

@@ -443,7 +443,18 @@ def test_nothing_is_installed_over_what_is_copied_from(fresh):
     ended = install("install", "--prefix", fresh / "opt")
     assert (ended.status, ended.out) == (1, "")
     assert ended.err.startswith(f"slurm-oci: error: `{fresh}/opt` holds what `install` copies from [")
+    ended = install("--prefix", fresh / "opt", "compile")
+    assert (ended.status, ended.out) == (1, "")
+    assert ended.err.startswith("slurm-oci: error: there is no installation at /opt/slurm-oci, and no other")
     assert tree(fresh / "opt") == before
+
+
+def test_nothing_is_installed_where_a_file_is(fresh):
+    """Which is not told to be made readable."""
+    (fresh / "file").touch(0)
+    ended = install("install", "--prefix", fresh / "file")
+    assert (ended.status, ended.out) == (1, "")
+    assert ended.err.startswith(f"slurm-oci: error: `{fresh}/file` is no directory [")
 
 
 def sources(folder: Path) -> dict[str, tuple[int, bytes]]:

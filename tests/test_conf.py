@@ -77,6 +77,13 @@ def test_what_is_left_over_in_a_line_is_a_fault(write, text):
     assert kinds(read(write("# first\n" + text + "\n"), KNOWN)) == [(2, "syntax")]
 
 
+@pytest.mark.parametrize(("text", "is_said"), [('RunTimeRun="a b', True), ("RunTimeRun=a b", False)])
+def test_a_double_quote_that_nothing_closes_is_said(write, text, is_said):
+    """Rather than that blanks belong into quotes alone."""
+    (fault,) = read(write(text + "\n"), KNOWN).faults
+    assert fault.message.endswith(", whose closing double quote is missing") == is_said
+
+
 def test_a_fault_names_the_cure(write):
     """An unknown key is answered with the nearest one there is."""
     (fault,) = read(write('\nOCIRunTimeRun="a"\n'), KNOWN).faults

@@ -255,7 +255,7 @@ def test_where_there_is_no_installation_that_is_said_and_how_to_have_one(tmp_pat
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
     entry_point = installation.entry_point(source)
     assert entry_point.message == "there is no installation at /opt/slurm-oci, and no other was named"
-    assert entry_point.cure.startswith("`slurm-oci-plugins install`; or ")
+    assert entry_point.cure.startswith("make it: `slurm-oci-plugins install`; or ")
     assert "catalog" not in found_by(installation.checks(source))
     without = next(slurm_checks.configuration(source))
     assert without.cure == f"`ln -s /opt/slurm-oci/oci.conf {tmp_path}/oci.conf`, on every node"

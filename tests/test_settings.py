@@ -166,3 +166,21 @@ def test_another_word_for_yes_or_no_is_told_which(name, value, hint):
     with pytest.raises(SettingInvalid) as caught:
         of_job(**{name: value})
     assert caught.value.hints == (hint,)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        ("/no/where:/a", "is it misspelt, or only on the host that the job was submitted from?"),
+        ("~/data:/a", "the shell leaves `~` as it is after `=` and in quotes: write `$HOME/…`"),
+        (
+            "$HOME/data:/a",
+            "nothing replaces variables in `#SBATCH` lines and single quotes: write it in full",
+        ),
+        ("/tmp:/a, /var:/b", "no blanks belong between the mounts"),
+    ],
+)
+def test_why_a_mount_s_source_is_not_there_is_guessed(value, hint):
+    with pytest.raises(SettingInvalid) as caught:
+        settings.read_mounts(value, "SLURM_OCI_MOUNTS", "/")
+    assert caught.value.hints == (hint,)

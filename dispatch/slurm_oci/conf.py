@@ -153,6 +153,8 @@ def line_faults(
         message = f"this is no `Key=value`: `{excerpt(left)}`"
     else:
         message = f"`{excerpt(left)}` is left over after the value of `{pairs[0][0]}`"
+        if pairs[-1][1].startswith('"'):
+            message += ", whose closing double quote is missing"
     cure = (
         "put a value with blanks into double quotes and each key into a line of its own; a double quote "
         'inside a value cannot be written, not even as `\\"`'

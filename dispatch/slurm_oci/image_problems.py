@@ -111,16 +111,23 @@ def owner_and_mode(path: str) -> str:
 
 
 def missing(name: str, cwd: str, path: str) -> Problem:
-    hints = []
-    if name.startswith("~"):
-        hints.append("the shell leaves `~` as it is after `=` and in quotes: write `$HOME/…`")
-    elif "$" in name:
-        hints.append("nothing replaces variables in `#SBATCH` lines and single quotes: write it in full")
+    hints = left_as_written(name)
+    if hints:
+        pass
     elif name.startswith("docker:"):
         hints.append(f"an image in a registry is written `docker://{shown(name[7:].lstrip('/'))}`")
     elif is_registry_name(name) and not os.path.lexists(absolute(name.partition("/")[0], cwd)):
         hints.append(f"an image in a registry is written `docker://{shown(name)}`")
     return problems.ImageMissing(f"there is no image at `{shown(path)}`", *hints, *nearby(path))
+
+
+def left_as_written(path: str) -> list[str]:
+    """A hint, where the path has what a shell would have replaced."""
+    if path.startswith("~"):
+        return ["the shell leaves `~` as it is after `=` and in quotes: write `$HOME/…`"]
+    if "$" in path:
+        return ["nothing replaces variables in `#SBATCH` lines and single quotes: write it in full"]
+    return []
 
 
 def is_registry_name(name: str) -> bool:

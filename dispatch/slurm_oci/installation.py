@@ -61,6 +61,8 @@ def install(prefix: str, python: str, data: str, templates: str) -> tuple[Gather
         config = ociconf.multi(prefix)
     except ociconf.OciConfUnavailable as problem:
         raise InstallFailed(problem.message, *problem.hints) from None
+    if os.path.lexists(prefix) and not os.path.isdir(prefix):
+        raise InstallFailed(f"`{prefix}` is no directory", "name one, or a place for it: --prefix DIR")
     settings = site.read(os.path.join(prefix, site.NAME))  # what tasks would refuse is refused before
     try:
         os.makedirs(os.path.join(prefix, "bin"), exist_ok=True)
@@ -98,6 +100,14 @@ def is_source(prefix: str) -> bool:
     none at /opt/slurm-oci and no other was named."""
     program, library = (os.path.join(prefix, name) for name in ("slurm-oci-plugins", "lib"))
     return os.path.isfile(program) and not os.path.lexists(library)
+
+
+def nowhere() -> InstallFailed:
+    """For a command that needs an installation, where only what `install` copies from is at hand."""
+    return InstallFailed(
+        f"there is no installation at {DEFAULT}, and no other was named",
+        "make it: `slurm-oci-plugins install`; or name another: `slurm-oci-plugins --prefix DIR …`",
+    )
 
 
 def check_python(python: str) -> None:

@@ -80,7 +80,8 @@ def lint(path: str, version: Version) -> list[Finding]:
         conf = read(path, accepted.KEYS)
     except OSError as error:
         raise OciConfInvalid(
-            f"cannot read `{path}`: {error.strerror}", "name the file: `lint FILE`"
+            f"cannot read `{path}`: {error.strerror}",
+            "name the file that Slurm reads, as one who may read it: `lint FILE`",
         ) from None
     refused = [*accepted.refusals(conf, path, version), *accepted.deaths(conf, path, version)]
     found = [Finding(fault.file, fault.line, fault.kind, fault.message, fault.cure) for fault in refused]

@@ -358,6 +358,8 @@ def fault_of(plan: "Any") -> str:
         return f"it is of the type {type(plan).__name__}"
     if not plan.argv:
         return "its argv is empty"
+    if not str(plan.argv[0]).startswith("/"):
+        return f"its argv begins with `{plan.argv[0]}`, which is no absolute path"
     for what, texts in (
         ("argv", lambda: plan.argv),
         ("env", lambda: (*plan.env.keys(), *plan.env.values())),

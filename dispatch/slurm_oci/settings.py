@@ -97,9 +97,14 @@ def read_mounts(value: "str | Iterable[str]", label: str, cwd: str) -> list[Moun
 def read_mount(text: str, label: str, cwd: str) -> Mount:
     mount = written_mount(text, label, cwd)
     if not os.path.exists(mount.source):
+        from slurm_oci.image_problems import left_as_written
+
+        hint = "is it misspelt, or only on the host that the job was submitted from?"
+        if text != text.strip():
+            hint = "no blanks belong between the mounts"
         raise problems.SettingInvalid(
             f"{label} has the mount `{text}`: there is no `{mount.source}` on this node",
-            "is it misspelt, or only on the host that the job was submitted from?",
+            *(left_as_written(text) or [hint]),
         )
     return mount
 

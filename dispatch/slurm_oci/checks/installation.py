@@ -46,11 +46,8 @@ def checks(prefix: str) -> Iterator[Finding]:
 def entry_point(prefix: str) -> Finding:
     """Calls it without words, which it must name as a mistake."""
     if installation.is_source(prefix):
-        return GROUP.failed(
-            "entry-point",
-            f"there is no installation at {installation.DEFAULT}, and no other was named",
-            "`slurm-oci-plugins install`; or `slurm-oci-plugins --prefix DIR doctor` names it",
-        )
+        problem = installation.nowhere()
+        return GROUP.failed("entry-point", problem.message, *problem.hints)
     run = os.path.join(prefix, "run")
     cure = f"`slurm-oci-plugins install --prefix {prefix}`, with a Python that this node has (--python PATH)"
     try:

@@ -14,10 +14,13 @@ def command(prefix: str) -> None:
     Needed also on each node whose GPUs are described in YAML, after a change of these files in
     /etc/cdi or /var/run/cdi: tasks take from the catalog what they say.
     """
+    from slurm_oci import installation
     from slurm_oci.compiled import write
     from slurm_oci.execute import warn
     from slurm_oci.misfits import misfits
 
+    if installation.is_source(prefix):
+        raise installation.nowhere()
     gathered = write(prefix, warn)
     for aside in gathered.aside:
         warn(f"{aside.name} ({aside.source}): {aside.reason}")
