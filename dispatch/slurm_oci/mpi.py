@@ -105,7 +105,7 @@ def for_user(container: Container, uid: int, gid: int) -> tuple[Container, tuple
     if is_wish(request, env):
         raise problems.MpiRefused(
             what,
-            "charliecloud and unshare run a bundle as the user himself: SLURM_OCI_RUNTIME=unshare",
+            "charliecloud and unshare run a bundle as the user: SLURM_OCI_RUNTIME=unshare",
             f"or write {himself[0]} and {himself[1]} into process.user of its config.json, and take crun",
             WITHOUT,
         )

@@ -69,7 +69,7 @@ def log_file(path: str) -> Finding:
         os.close(log.opened(path))
     except OSError as error:
         if error.errno == errno.ENOENT:
-            cure = f"`install -D -m 622 /dev/null {word}`: whoever made it first would have it for himself"
+            cure = f"`install -D -m 622 /dev/null {word}`: no task makes it"
         elif error.errno == errno.EISDIR:
             cure = "`log` in site.toml names a file, or `syslog`"
         elif error.errno == errno.ELOOP:

@@ -149,6 +149,6 @@ def primary_group(entry: pwd.struct_passwd, conf: Conf | None) -> Finding:
         "primary-group",
         f"group {entry.pw_gid} is the primary one of others too: its members can read the environment of"
         " this user's tasks, with every token in it, in Slurm's spool directory while they run",
-        "give each user a primary group of his own (USERGROUPS_ENAB in login.defs); until then keep"
+        "give each user their own primary group (USERGROUPS_ENAB in login.defs); until then keep"
         " secrets out of jobs' environments, in files of mode 0600",
     )
