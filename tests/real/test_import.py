@@ -122,7 +122,7 @@ def test_what_a_runtime_lacks_to_unpack_it_is_named(slurm, counted):
         slurm.root.path(f"/opt/count/{name}").unlink()
     status, _, err = slurm.srun(IMAGES["oci-layout"], "/bin/true", SLURM_OCI_RUNTIME="crun")
     assert status == 127
-    assert b"it needs `umoci`" in err
+    assert b"it needs `/opt/count/umoci`" in err
 
 
 def test_what_cannot_be_unpacked_is_tried_once_for_all_tasks(slurm, counted):
