@@ -7,6 +7,7 @@ Nothing here touches the machine: a task runs in a mount namespace of its own in
 
 import contextlib
 import ctypes
+import errno
 import os
 import shutil
 import signal
@@ -434,18 +435,19 @@ NAMESPACES = namespaces_allowed()
 
 @pytest.fixture
 def fuse():
-    """Lays a FUSE of a user's over a directory: open to all if its program says that `owner` has it, and
-    closed to all; else it takes all questions of the kernel's and answers none."""
+    """Lays a FUSE of a user's over a directory, `is_open` to all users or to him alone. Its program says that
+    `owner` has it, and closed to all; else it takes all questions of the kernel's and answers none."""
     servers = []
 
-    def make(place: Path, user: int, owner: int | None = None) -> None:
+    def make(place: Path, user: int, owner: int | None = None, is_open: bool = False) -> None:
         try:
             served = os.open("/dev/fuse", os.O_RDWR)
         except OSError as error:
             pytest.skip(f"no FUSE here: {error.strerror}")
         data = f"fd={served},rootmode=40000,user_id={user},group_id=65534"
-        data += ",allow_other" if owner is not None else ""
-        if ctypes.CDLL(None, use_errno=True).mount(b"fuse", bytes(place), b"fuse", 6, data.encode()):
+        data += ",allow_other" if is_open else ""
+        source = b"a\r,user_id=0"  # he may name it as he likes, to mislead who reads /proc/self/mountinfo
+        if ctypes.CDLL(None, use_errno=True).mount(source, bytes(place), b"fuse", 6, data.encode()):
             pytest.skip(f"no mounting here: {os.strerror(ctypes.get_errno())}")
         answer_init(served)
         server = os.fork()
@@ -472,10 +474,12 @@ def serve(served: int, owner: int | None) -> NoReturn:
         if operation == 3 and owner is not None:  # FUSE_GETATTR
             numbers = (stat.S_IFDIR | 0o700, 2, owner, owner, 0, 4096, 0)
             reply(served, number, struct.pack("<2Q 6Q 3I 7I", 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, *numbers))
+        elif operation == 1 and owner is not None:  # FUSE_LOOKUP
+            reply(served, number, b"", errno.ENOENT)
 
 
-def reply(served: int, number: int, content: bytes) -> None:
-    os.write(served, struct.pack("<IiQ", 16 + len(content), 0, number) + content)
+def reply(served: int, number: int, content: bytes, error: int = 0) -> None:
+    os.write(served, struct.pack("<IiQ", 16 + len(content), -error, number) + content)
 
 
 @pytest.fixture

@@ -428,6 +428,19 @@ def test_names_that_another_has_made_give_nobody_a_turn(node):
 
 
 @only_root
+def test_root_asks_no_user_s_file_system(node, fuse):
+    """Its program need not answer. Who has mounted it is known without."""
+    for uid, maker in ((ORDINARY, ORDINARY), (OTHER, ORDINARY)):
+        (node.base / str(uid)).mkdir()
+        fuse(node.base / str(uid), maker, is_open=True)
+    code = f"from slurm_oci import gc; print(gc.owners(gc.Wanted({NODE!r}, {str(node.base)!r})))"
+    asking = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    found = json.loads(asking.communicate(timeout=30)[0])
+    assert ORDINARY in found
+    assert OTHER not in found
+
+
+@only_root
 def test_the_child_of_root_is_the_owner_and_nothing_more():
     """Ids, groups, environment, directory and umask."""
     code = (

@@ -151,7 +151,7 @@ def test_a_cache_that_another_user_s_file_system_is_is_refused(own, fuse):
     """It says that it belongs to the user: its program would say what he executes."""
     Path(own.path).rename(own.path + ".his")
     Path(own.path).mkdir()
-    fuse(Path(own.path), ORDINARY, owner=OWN_UID)
+    fuse(Path(own.path), ORDINARY, owner=OWN_UID, is_open=True)
     with pytest.raises(CacheUnsafe, match="is a file system that another user has mounted"):
         cache.require_safe(own)
 

@@ -201,9 +201,33 @@ def test_a_root_that_is_another_user_s_file_system_is_not_used(base, fuse):
     for user, is_used in ((ORDINARY + 1, False), (ORDINARY, True)):
         place = base / str(user)
         place.mkdir()
-        fuse(place, user, owner=ORDINARY)
+        fuse(place, user, owner=ORDINARY, is_open=True)
         assert place.stat().st_uid == ORDINARY
         assert state.is_private(str(place), ORDINARY) == is_used
+
+
+@only_root
+def test_another_user_s_file_system_is_not_asked(base, fuse):
+    """Its program need not answer, and every task would wait for it."""
+    place = base / str(ORDINARY)
+    place.mkdir()
+    fuse(place, ORDINARY + 1, is_open=True)
+    code = f"from slurm_oci import state; print(state.is_private({str(place)!r}, {ORDINARY}))"
+    task = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert task.communicate(timeout=30)[0] == "False\n"
+
+
+@only_root
+def test_what_has_been_unmounted_since_is_nobody_s(tmp_path):
+    """Its program could wait with its answer until there is nothing more to be seen of it."""
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path], check=True)
+    place = os.open(tmp_path, os.O_PATH)
+    try:
+        assert state.mounted_by(place, str(tmp_path)) is None
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path], check=True)
+    assert state.mounted_by(place, str(tmp_path)) == -1
+    os.close(place)
 
 
 def test_a_link_in_place_of_the_root_is_not_followed(base):

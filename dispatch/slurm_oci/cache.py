@@ -14,7 +14,7 @@ import stat
 
 from slurm_oci.image import tag
 from slurm_oci.problems import CacheUnsafe
-from slurm_oci.state import is_of_another_s_making
+from slurm_oci.state import status
 from slurm_oci.values import TYPE_CHECKING, Image, Job, Request, Value
 
 if TYPE_CHECKING:
@@ -91,8 +91,9 @@ def require_safe(cache: Cache) -> None:
     """Raises CacheUnsafe where somebody else could have put something there."""
     closed = 0o022 if cache.is_store else 0o077
     for path in (cache.path, cache.entry("")[:-1], os.path.join(cache.path, "aliases")):
+        is_top = path == cache.path and not cache.is_store
         try:
-            found = os.lstat(path)
+            found = status(path, cache.owners[0]) if is_top else os.lstat(path)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -100,6 +101,11 @@ def require_safe(cache: Cache) -> None:
                 f"cannot look at `{path}`: {error.strerror}",
                 "try `ls -ld` of it on this node, and of the directories above it",
             ) from None
+        if found is None:
+            raise CacheUnsafe(
+                f"`{path}` holds unpacked images and is a file system that another user has mounted",
+                "somebody else was there first: ask the site to unmount it",
+            )
         if not stat.S_ISDIR(found.st_mode):
             raise CacheUnsafe(
                 f"`{path}` is no directory, and no place for unpacked images",
@@ -112,15 +118,6 @@ def require_safe(cache: Cache) -> None:
                 "the site: `owner` in [images] of site.toml names the account that fills the store"
                 if cache.is_store
                 else "somebody else was there first: ask the site to remove it",
-            )
-        if (
-            path == cache.path
-            and not cache.is_store
-            and is_of_another_s_making(path, found.st_dev, cache.owners[0])
-        ):
-            raise CacheUnsafe(
-                f"`{path}` holds unpacked images and is a file system that another user has mounted",
-                "somebody else was there first: ask the site to unmount it",
             )
         if found.st_mode & closed:
             who = "others than its owner" if cache.is_store else "others"

@@ -199,11 +199,19 @@ def owners(wanted: Wanted) -> list[int]:
 
 
 def may_be_of(path: str, uid: int) -> bool:
-    """Whether what is there belongs to the user; yes where root may not look, as into a FUSE of his."""
+    """Whether what is there belongs to the user; yes where root may not look. A file system that a user has
+    mounted is not asked: it need not answer, and who has mounted it is known."""
     try:
-        return os.lstat(path).st_uid == uid
+        place = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return True
+    try:
+        maker = state.mounted_by(place, path)
+        return os.fstat(place).st_uid == uid if maker is None else maker in (0, uid)
+    except OSError:
+        return True
+    finally:
+        state.close(place)
 
 
 def as_owner(uid: int, wanted: Wanted, seconds: float) -> Found:

@@ -109,28 +109,43 @@ def make_fresh(folder: str, uid: int) -> str:
 def is_private(folder: str, uid: int) -> bool:
     """Whether `folder` is a real directory that belongs to `uid` and is closed to all others."""
     try:
-        found = os.lstat(folder)
+        found = status(folder, uid)
     except OSError:
         return False
-    is_his = stat.S_ISDIR(found.st_mode) and found.st_uid == uid and not found.st_mode & 0o077
-    return is_his and not is_of_another_s_making(folder, found.st_dev, uid)
+    if found is None:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == uid and not found.st_mode & 0o077
 
 
-def is_of_another_s_making(folder: str, device: int, uid: int) -> bool:
-    """Whether another user has mounted a file system of his own (FUSE) at `folder`: its program says whose
-    it is, sees what is written there and answers what it likes."""
+def status(path: str, uid: int) -> "os.stat_result | None":
+    """What lstat(2) says of `path`; None where another user than `uid` and root has mounted a file system
+    there. Raises OSError."""
+    place = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        if os.stat(os.path.dirname(folder)).st_dev == device:
-            return False
-        number = b" %d:%d " % (os.major(device), os.minor(device))
-        with open("/proc/self/mountinfo", "rb", 0) as file:
-            found = [line for line in file.read().splitlines() if number in line and b" - fuse" in line]
-    except OSError:
-        return True
-    users = (b"user_id=0", b"user_id=%d" % uid)
-    return any(
-        user not in users for line in found for user in line.split(b",") if user.startswith(b"user_id=")
-    )
+        return os.fstat(place) if mounted_by(place, path) in (None, 0, uid) else None
+    finally:
+        close(place)
+
+
+def mounted_by(place: int, path: str) -> "int | None":
+    """Who has mounted a file system of his own (FUSE) at `path`, which is open as `place`: its program says
+    whose it is, sees what is written there and answers what it likes, or never. It is asked nothing here.
+    None where there is none, -1 where it has been unmounted since. Raises OSError."""
+    above = os.open(os.path.dirname(path), os.O_PATH | os.O_CLOEXEC)
+    try:
+        mount = mount_of(place)
+        if mount == mount_of(above):
+            return None
+    finally:
+        close(above)
+    number = mount.split()[1] + b" "
+    with open("/proc/self/mountinfo", "rb", 0) as file:
+        # `splitlines` takes a carriage return for an end too, and he can write one into the line.
+        line = next((line for line in file.read().split(b"\n") if line.startswith(number)), b"")
+    users = [part[8:] for part in line.split(b",") if part.startswith(b"user_id=")]
+    if b" - fuse" in line and users:
+        return int(users[-1])  # the kernel's own stands last
+    return None if line else -1
 
 
 def open_up(folder: str) -> None:
@@ -370,8 +385,11 @@ def by_number(descriptor: int) -> str:
 def mount_of(descriptor: int) -> bytes:
     """Which mount the open file lies in (proc(5), fdinfo). Its device would not tell: a bind mount
     has the same."""
-    with open(f"/proc/self/fdinfo/{descriptor}", "rb", 0) as file:
-        return next(line for line in file.read().splitlines() if line.startswith(b"mnt_id:"))
+    file = os.open(f"/proc/self/fdinfo/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return next(line for line in os.read(file, 4096).splitlines() if line.startswith(b"mnt_id:"))
+    finally:
+        close(file)
 
 
 def unmount(path: str) -> None:
