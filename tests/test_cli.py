@@ -497,6 +497,29 @@ def test_what_a_site_had_in_the_place_of_the_programs_is_kept(fresh):
     assert install("uninstall", "--prefix", fresh).out == f"removed from {fresh}; left there: run.old\n"
 
 
+def test_what_was_kept_of_a_site_s_stays_where_an_installation_is_mended(fresh):
+    """The only copy of its script is not written over by one of the program's own."""
+    (fresh / "run").write_text("the guide's")
+    (fresh / "epilog").mkdir()
+    assert install("install", "--prefix", fresh).status == 1
+    (fresh / "epilog").rmdir()
+    install("install", "--prefix", fresh)
+    (fresh / "lib").unlink()
+    install("install", "--prefix", fresh)
+    assert "the guide's" not in (fresh / "run").read_text()
+    assert (fresh / "run.old").read_text() == "the guide's"
+
+
+def test_what_a_site_had_is_kept_also_where_the_first_try_fails(fresh):
+    """The next one would take it for the program's own."""
+    (fresh / "slurm-oci-run-default").mkdir()
+    (fresh / "epilog").write_text("the site's")
+    assert install("install", "--prefix", fresh).status == 1
+    (fresh / "slurm-oci-run-default").rmdir()
+    install("install", "--prefix", fresh)
+    assert (fresh / "epilog.old").read_text() == "the site's"
+
+
 def test_installing_again_keeps_the_python_that_was_named(fresh, place):
     """The one that all nodes have, though this machine has another one, until it has gone."""
     (place / "python").symlink_to(sys.executable)

@@ -20,6 +20,7 @@ import slurm_oci
 from slurm_oci import cache, compiled, hookspecs, modules, ociconf, site
 from slurm_oci.plugins import Gathered
 from slurm_oci.problems import Problem
+from slurm_oci.templates import free_name
 
 PROGRAMS = {
     "run": "run",
@@ -69,8 +70,8 @@ def install(prefix: str, python: str, data: str, templates: str) -> tuple[Gather
         os.makedirs(os.path.join(prefix, "plugins.d"), exist_ok=True)
         library = copy_library(prefix)
         old = os.readlink(os.path.join(prefix, "lib")) if os.path.islink(os.path.join(prefix, "lib")) else ""
+        notes += [] if old else kept(prefix)  # first: with the link there it is an installation
         switch(prefix, library)
-        notes += [] if old else kept(prefix)
         for source, target in PROGRAMS.items():
             with open(os.path.join(data, source), encoding="utf-8") as file:
                 text = file.read()
@@ -249,8 +250,10 @@ def kept(prefix: str) -> Iterator[str]:
     for target in PROGRAMS.values():
         path = os.path.join(prefix, target)
         if os.path.lexists(path):
-            shutil.copy2(path, f"{path}.old", follow_symlinks=False)
-            yield f"`{path}` was there already: a copy of it is `{path}.old`"
+            copy = f"{path}.old"
+            copy = free_name(copy) if os.path.lexists(copy) else copy  # which may be the only one there is
+            shutil.copy2(path, copy, follow_symlinks=False)
+            yield f"`{path}` was there already: a copy of it is `{copy}`"
 
 
 def switch(prefix: str, library: str) -> None:
