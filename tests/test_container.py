@@ -130,8 +130,16 @@ def test_a_read_only_mount_is_so_as_far_as_it_reaches(root, host, tmp_path, monk
     for name in ("a b", "a b/deep", "other"):
         (host / name).mkdir()
     line = "36 35 98:0 / {} rw,noatime - ext4 /dev/root rw\n"
-    places = (f"{host}/a\\040b/deep", f"{host}/a\\040b", f"{host}/a\\040b", f"{host}2", f"{host}/gone", "/")
-    (tmp_path / "mountinfo").write_text("".join(map(line.format, places)))
+    places = (
+        f"{host}/a\\040b/deep",
+        f"{host}/a\\040b",
+        f"{host}/a\\040b",
+        f"{host}2",
+        f"{host}/gone",
+        "/a\rb\rc",
+        "/",
+    )
+    (tmp_path / "mountinfo").write_text("".join(map(line.format, places)), newline="\n")
     monkeypatch.setattr("slurm_oci.container.MOUNTINFO", str(tmp_path / "mountinfo"))
     found = built(root, mounts=(wish(host, "/x", True), wish(host, "/y"))).mounts
     asked = [mount for mount in found if mount.target.startswith(("/x", "/y"))]

@@ -526,9 +526,12 @@ def test_a_file_system_is_known_by_its_kind():
 def test_mount_points_are_read_with_blanks_and_letters_of_any_language(tmp_path, monkeypatch):
     """The kernel writes the blanks as numbers, and the letters as they are (proc(5))."""
     (tmp_path / "Büro 1").mkdir()
+    (tmp_path / "Büro\u00a02").mkdir()
     table = tmp_path / "mountinfo"
     table.write_text(
         f"1 0 0:1 / / rw - ext4 /dev/root rw\n2 1 0:2 / {tmp_path}/Büro\\0401 rw - nfs4 server:/ rw\n"
+        f"3 1 0:3 / {tmp_path}/Büro\u00a02 rw - lustre server:/ rw\n4 1 0:4 / /tmp/a\rb rw - fuse x rw\n"
     )
     monkeypatch.setattr("slurm_oci.checks.MOUNTINFO", str(table))
     assert file_system(f"{tmp_path}/Büro 1/images") == "nfs4"
+    assert file_system(f"{tmp_path}/Büro\u00a02/images") == "lustre"

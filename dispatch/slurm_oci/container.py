@@ -162,7 +162,8 @@ def as_far_as_it_reaches(mount: Mount) -> "Iterable[Mount]":
         return
     folder = mount.source.rstrip("/") + "/"
     with open(MOUNTINFO, "rb", 0) as file:
-        places = [os.fsdecode(line.split(b" ")[4]) for line in file.read().splitlines()]
+        # `splitlines` takes a carriage return for an end too, which the kernel leaves in a name.
+        places = [os.fsdecode(line.split(b" ")[4]) for line in file.read().split(b"\n") if line]
     for place in sorted({unescaped(place) for place in places}):
         if place.startswith(folder) and os.path.exists(place):  # and can be reached
             yield mount.replace(source=place, target=mount.target.rstrip("/") + place[len(folder) - 1 :])

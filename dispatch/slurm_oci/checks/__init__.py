@@ -133,12 +133,13 @@ def file_system(path: str) -> str:
         path = os.path.dirname(path)
     path = os.path.realpath(path)
     best = ("", "")
-    with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape") as file:
+    # The kernel leaves carriage returns in a name, and the blanks of other languages.
+    with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         for line in file:
             fields, _, rest = line.partition(" - ")
-            top = unescaped(fields.split()[4])
+            top = unescaped(fields.split(" ")[4])
             if is_below(path, top) and len(top) >= len(best[0]):
-                best = (top, rest.split()[0])
+                best = (top, rest.split(" ")[0])
     return best[1]
 
 
