@@ -189,6 +189,16 @@ def test_a_batch_script_whose_interpreter_the_image_lacks_is_refused(root, tmp_p
     assert built(root, str(script), step=BATCH, mounts=bound).command == (str(script),)
 
 
+def test_a_mount_brings_an_interpreter_also_behind_a_link_of_the_image(root, tmp_path):
+    """As most have `/bin`, which leads to `/usr/bin`."""
+    (root / "usr").mkdir()
+    (root / "bin").rename(root / "usr/bin")
+    (root / "bin").symlink_to("usr/bin")
+    script = tmp_path / "slurm_script"
+    script.write_text("#!/bin/bash\n")
+    assert built(root, str(script), step=BATCH, mounts=(wish("/usr", "/usr"),)).command == (str(script),)
+
+
 def test_where_the_image_has_a_batch_script_s_interpreter_is_said(root, tmp_path):
     """By the image's own PATH."""
     script = tmp_path / "slurm_script"

@@ -116,16 +116,16 @@ def require_interpreter(container: Container) -> None:
     in a directory where no mount has brought it: runtimes say then that the script is missing."""
     try:
         with open(container.command[0], "rb", 0) as file:
-            line = file.readline(256)
+            line = file.read(256).partition(b"\n")[0]
     except OSError:
         return  # which the runtime says
     words = os.fsdecode(line[2:]).split()
     program = words[0] if line.startswith(b"#!") and words else ""
     root = container.image.root
-    is_usual = os.path.dirname(program) in STANDARD_PATH.split(":")
-    if not is_usual or resolve(root, program)[1]:
+    place, is_there = resolve(root, program)
+    if os.path.dirname(program) not in STANDARD_PATH.split(":") or is_there:
         return
-    if any(is_below(program, mount.target) for mount in container.mounts):
+    if any(is_below(place, resolve(root, mount.target)[0]) for mount in container.mounts):
         return
     name, path = os.path.basename(program), container.image.env.get("PATH") or STANDARD_PATH
     inside = find_command(root, name, path, container.workdir)
