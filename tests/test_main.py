@@ -478,7 +478,8 @@ def test_a_drop_in_is_a_runtime_like_any_other(slurm, stand_in, image):
     [
         *("1 / 0", "None", "[]", "Plan((), {})", "Plan((1,), {})", "__import__('sys').exit(3)"),
         *("Plan((1,), dict(container.job.env))", "Plan(('/bin/true',), {**container.job.env, 'N': 4})"),
-        "Plan(('true',), {})",
+        *("Plan(('true',), {})", "Plan('/bin/true x', {})", "Plan(5, {})", "Plan({'/bin/true'}, {})"),
+        *("Plan(('/bin/true',), {}, prepare=('/a', 'b'))", "Plan(('/bin/true',), {}, cleanup=7)"),
         *("Plan(('/bin/true',), None)", "Plan(('/bin/true',), {}, notes=(5,))"),
         "Plan(('/bin/true',), {}, prepare=(('/bin/true', 5),), folders=('a',))",
     ],

@@ -356,20 +356,25 @@ def fault_of(plan: "Any") -> str:
     """What is wrong with what a plugin gave as its plan, if anything is."""
     if not isinstance(plan, Plan):
         return f"it is of the type {type(plan).__name__}"
+    try:
+        fields = [("argv", plan.argv), ("folders", plan.folders), ("notes", plan.notes)]
+        fields += [("env", (*plan.env.keys(), *plan.env.values()))]
+        fields += [("prepare", words) for words in plan.prepare]
+        fields += [("cleanup", words) for words in plan.cleanup]
+        fields += [("links", words) for words in plan.links]
+    except (AttributeError, TypeError) as error:
+        return str(error)
+    for name, texts in fields:
+        if not isinstance(texts, tuple | list):
+            return f"in its {name} is something of the type {type(texts).__name__}, where a tuple belongs"
+        try:
+            "".join(texts)
+        except TypeError as error:
+            return f"in its {name}, {error}"
     if not plan.argv:
         return "its argv is empty"
-    if not str(plan.argv[0]).startswith("/"):
+    if not plan.argv[0].startswith("/"):
         return f"its argv begins with `{plan.argv[0]}`, which is no absolute path"
-    for what, texts in (
-        ("argv", lambda: plan.argv),
-        ("env", lambda: (*plan.env.keys(), *plan.env.values())),
-        ("notes", lambda: plan.notes),
-        ("prepare", lambda: [word for argv in plan.prepare for word in argv]),
-    ):
-        try:
-            "".join(texts())
-        except (AttributeError, TypeError) as error:
-            return f"in its {what}, {error}"
     return ""
 
 

@@ -127,6 +127,12 @@ def _end(state: dict) -> None:
 # cgroups
 
 
+def mounts(table: bytes) -> list[list[str]]:
+    """The fields of each line of /proc/PID/mounts, in which the kernel leaves a carriage return and other
+    languages' blanks as they are."""
+    return [line.split(" ") for line in os.fsdecode(table).split("\n") if line]
+
+
 def own_cgroups() -> dict[str, Path]:
     """This process's own cgroup in the freezer ("v1") and in version 2 ("v2"), where mounted."""
     ours = {}
@@ -134,8 +140,8 @@ def own_cgroups() -> dict[str, Path]:
         _, controllers, path = line.split(":", 2)
         ours.update(dict.fromkeys(controllers.split(","), path))
     found = {}
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, place, kind, options, *_ = line.split()
+    for line in mounts(Path("/proc/self/mounts").read_bytes()):
+        _, place, kind, options, *_ = line
         if kind == "cgroup" and "freezer" in options.split(","):
             version, path = "v1", ours.get("freezer", "/")
         elif kind == "cgroup2":

@@ -3,6 +3,7 @@
 import subprocess
 import time
 
+import machine
 import table
 
 # Writes a line for each signal that it gets, until there is a file `stop`; on SIGTERM it ends with 3.
@@ -108,11 +109,11 @@ def left(slurm):
     """What jobs have left on the node: in Slurm's spool, as mounts, processes and state."""
     slurm.root.wait_idle()
     state = slurm.root.path("/run/slurm-oci/1001")
-    mounts = slurm.root.run(["cat", "/proc/self/mounts"], user="root").stdout.decode().splitlines()
+    mounts = machine.mounts(slurm.root.run(["cat", "/proc/self/mounts"], user="root").stdout)
     found = {
         "spool": sorted(path.name for path in slurm.root.path("/var/spool/slurmd").glob("oci-job*")),
         "state": sorted(path.name for path in state.iterdir()) if state.exists() else [],
-        "mounts": [line for line in mounts if line.split()[2].startswith("fuse")],
+        "mounts": [line for line in mounts if line[2].startswith("fuse")],
         "processes": processes(slurm),
     }
     return {where: what for where, what in found.items() if what}

@@ -117,8 +117,9 @@ def squashfuse(place: str, image: str) -> Finding:
 
 def control_groups() -> Finding:
     """Which version, and whether slurmd may make groups below its own, as its cgroup/v2 plugin does."""
-    with open("/proc/self/mounts", encoding="utf-8", errors="replace") as file:
-        kinds = {line.split()[2] for line in file if line.split()[1].startswith("/sys/fs/cgroup")}
+    with open("/proc/self/mounts", encoding="utf-8", errors="replace", newline="\n") as file:
+        mounts = [line.split(" ") for line in file]
+    kinds = {mount[2] for mount in mounts if mount[1].startswith("/sys/fs/cgroup")}
     version = "2" if kinds == {"cgroup2"} else "1 and 2" if "cgroup2" in kinds else "1" if kinds else ""
     if not version:
         return GROUP.warning(
