@@ -583,6 +583,20 @@ def test_uninstall_warns_of_an_oci_conf_that_is_still_there(fresh, place, monkey
     assert ended.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("line", "is_called"),
+    [
+        ("exec /opt/x/run %b", True),
+        ("/opt/x/run %b", True),
+        ("exec /my/opt/x/run %b", False),
+        ("exec /opt/x/runner %b", False),
+    ],
+)
+def test_an_oci_conf_that_calls_an_installation_is_known_by_the_whole_path(fresh, line, is_called):
+    (fresh / "oci.conf").write_text(f'RunTimeRun="{line}"\n')
+    assert installation.is_called_by(str(fresh / "oci.conf"), "/opt/x") == is_called
+
+
 def test_a_site_toml_that_is_wrong_is_refused_before_anything_changes(fresh):
     """Else every task would fail from then on."""
     install("install", "--prefix", fresh)

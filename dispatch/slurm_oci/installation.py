@@ -370,9 +370,10 @@ def uninstall(prefix: str) -> list[str]:
 def is_called_by(config: str, prefix: str) -> bool:
     """Whether the oci.conf `config` names the entry point in `prefix`."""
     try:
-        return f"{prefix}/run ".encode() in modules.content(config)
+        text = modules.content(config)
     except OSError:
         return False
+    return re.search(rb"[\s\"'=]" + re.escape(os.fsencode(prefix)) + rb"/run\s", text) is not None
 
 
 def remove(path: str) -> None:
