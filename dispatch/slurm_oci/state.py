@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 BASE = "/run/slurm-oci"  # made by `install` with mode 1777, as tmpfiles.d does at each boot
 SHARED = ("/tmp", "/var/tmp", "/dev/shm")  # places of last resort, where names can be squatted
 NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)  # nothing that a task could hold
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # by this process or the node, whatever the place
 DEEP = 100  # directories in each other that are gone into: each takes two descriptors
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -107,10 +108,13 @@ def make_fresh(folder: str, uid: int) -> str:
 
 
 def is_private(folder: str, uid: int) -> bool:
-    """Whether `folder` is a real directory that belongs to `uid` and is closed to all others."""
+    """Whether `folder` is a real directory that belongs to `uid` and is closed to all others. Raises OSError
+    where that cannot be told, for another place would be no better."""
     try:
         found = status(folder, uid)
-    except OSError:
+    except OSError as error:
+        if error.errno in EXHAUSTED:
+            raise
         return False
     if found is None:
         return False
