@@ -233,6 +233,16 @@ def test_links_lead_somewhere(page):
     assert [link for link in links if not (page.parent / link).is_file()] == []
 
 
+@pytest.mark.parametrize(
+    "program", ["benchmarks/run.py", "tests/fuzz.py", "tests/real/slurm_root.py", "tests/real/soak.py"]
+)
+def test_a_program_that_pages_name_starts_by_itself(program):
+    """Where pytest has not made its folders importable."""
+    done = subprocess.run([sys.executable, PROJECT / program, "--help"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: ")
+
+
 def test_oci_conf_is_explained_line_by_line():
     """The explanation quotes every setting of the shipped file, in its order."""
     shipped = (PROJECT / "opt-slurm-oci" / "oci.conf").read_text().splitlines()

@@ -4,7 +4,6 @@ import subprocess
 import time
 
 import machine
-import table
 
 # Writes a line for each signal that it gets, until there is a file `stop`; on SIGTERM it ends with 3.
 SCRIPT = """
@@ -117,13 +116,6 @@ def left(slurm):
         "processes": processes(slurm),
     }
     return {where: what for where, what in found.items() if what}
-
-
-def record(slurm, end, ways, status, found=()):
-    """Compares with docs/faults.md how a task ended and, by the names that `left` gives, what then stayed;
-    it is gone after `gc`, or the test has failed."""
-    row = [str(status), ", ".join(found) or "nothing"]
-    table.compare("faults", (slurm.root.suite, "rows", end, ways), row, slurm=slurm.root.slurm_version)
 
 
 def processes(slurm):

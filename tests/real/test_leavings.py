@@ -7,8 +7,9 @@ import re
 
 import pytest
 from conftest import SUITES, Slurm
+from ends import record
 from images import IMAGES
-from running import Task, left, none_left, record, until
+from running import Task, left, none_left, until
 from slurm_root import SlurmRoot
 
 GC = "/opt/slurm-oci/bin/slurm-oci-plugins", "gc"

@@ -12,8 +12,9 @@ import signal
 
 import pytest
 from conftest import PAIRS
+from ends import record
 from images import IMAGES
-from running import Task, none_left, record, until
+from running import Task, none_left, until
 from test_nvidia import STAND_IN
 
 FULL = os.environ.get("SLURM_OCI_SIGNALS") == "full"
