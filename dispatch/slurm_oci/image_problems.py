@@ -112,12 +112,11 @@ def owner_and_mode(path: str) -> str:
 
 def missing(name: str, cwd: str, path: str) -> Problem:
     hints = left_as_written(name)
-    if hints:
-        pass
-    elif name.startswith("docker:"):
-        hints.append(f"an image in a registry is written `docker://{shown(name[7:].lstrip('/'))}`")
-    elif is_registry_name(name) and not os.path.lexists(absolute(name.partition("/")[0], cwd)):
-        hints.append(f"an image in a registry is written `docker://{shown(name)}`")
+    if not hints:
+        if name.startswith("docker:"):
+            hints = [f"an image in a registry is written `docker://{shown(name[7:].lstrip('/'))}`"]
+        elif is_registry_name(name) and not os.path.lexists(absolute(name.partition("/")[0], cwd)):
+            hints = [f"an image in a registry is written `docker://{shown(name)}`"]
     return problems.ImageMissing(f"there is no image at `{shown(path)}`", *hints, *nearby(path))
 
 

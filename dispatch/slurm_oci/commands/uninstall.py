@@ -16,6 +16,7 @@ def command(ctx: click.Context, prefix: str | None) -> None:
     """Remove what `install` has put there; your own files stay."""
     from slurm_oci import installation
     from slurm_oci.checks.slurm import oci_conf
+    from slurm_oci.execute import warn
 
     assert ctx.parent is not None
     prefix = os.path.abspath(prefix or ctx.parent.params["prefix"] or installation.DEFAULT)
@@ -26,7 +27,7 @@ def command(ctx: click.Context, prefix: str | None) -> None:
     click.echo(f"removed from {prefix}" + (f"; left there: {', '.join(left)}" if left else ""))
     if is_linked and not os.path.exists(conf):
         says = f"`{conf}` leads nowhere now: Slurm runs on the host what jobs start with --container"
-        click.echo(f"slurm-oci: warning: {says}; put another there, or tell your users", err=True)
+        warn(f"{says}; put another there, or tell your users")
     elif is_called:
         says = f"`{conf}` still calls `{prefix}/run`: every task with --container fails"
-        click.echo(f"slurm-oci: warning: {says}; take the file away, on every node", err=True)
+        warn(f"{says}; take the file away, on every node")
